@@ -1,0 +1,106 @@
+/*
+ * engine.h - where the log is kept: what the SQLite file and the ring in memory have to offer the store.
+ *
+ * store.c/writer.c own order, seqs, timestamps, duplicates and tickets; an engine owns rows. Everything
+ * marked [C] is called under the commit lock only (one thread at a time); [R] belongs to a reader's
+ * thread; [A] any thread. Return 0 or -errno (-ENOSPC: disk full, -EIO: the rest that is lasting,
+ * -EBADMSG: damaged, -ENOENT: no such row); `why` of eb_engine_trouble says it in words.
+ */
+#pragma once
+
+#include "broker/store/store.h"
+
+struct eb_engine {
+    const struct eb_engine_ops *ops;
+};
+
+/* What the log was when it was opened; the store goes on from there. */
+struct eb_engine_start {
+    char epoch[37];
+    uint64_t last_seq;      /* highest ever given, also if its event is gone */
+    int64_t last_timestamp; /* of the log, for (S6) */
+};
+
+/* An id that is inside the dedupe window: of a retained event, or of one deleted meanwhile. */
+typedef void eb_engine_id_fn(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp);
+
+struct eb_engine_figures { /* plain numbers, kept by the engine, copied under its own EB_RANK_STORE_STATE lock */
+    uint64_t first_seq, deleted_upto, events, bytes, wal_bytes, topics, acked;
+    uint64_t wal_pending_bytes; /* what checkpoints still have to bring into the file */
+};
+
+/* One short turn of deletion. Zeroes: nothing of that kind. */
+struct eb_trim_request {
+    int64_t now_ms;
+    int64_t age_ms;           /* delete the prefix older than this */
+    uint64_t max_bytes;       /* delete the prefix until the log is no larger */
+    uint64_t max_events;
+    int64_t acked_ms;         /* -1 off; delete single events acknowledged for longer */
+    int64_t dedupe_window_ms; /* ids of deleted events younger than this are kept in `gone` */
+    unsigned max_rows;        /* bound of this turn */
+};
+struct eb_trim_result {
+    uint64_t expired, retained_out, acked_out; /* deleted in this turn, by reason */
+    bool more;                /* the turn ended at its bound */
+};
+
+struct eb_engine_ops {
+    void (*close)(struct eb_engine *engine, bool clean, int64_t now_ms);
+
+    /* [C] one transaction: begin, any of append/ack/trim, then commit or rollback. */
+    int (*begin)(struct eb_engine *engine);
+    int (*append)(struct eb_engine *engine, struct eb_event *event); /* seq, timestamp, ttl, id set */
+    int (*ack)(struct eb_engine *engine, uint64_t seq, int64_t now_ms); /* of a deleted or acked event: 0 */
+    int (*commit)(struct eb_engine *engine);   /* durable as configured when it returns 0 */
+    void (*rollback)(struct eb_engine *engine); /* also after a failed commit */
+    int (*trim)(struct eb_engine *engine, const struct eb_trim_request *request, struct eb_trim_result *ret);
+    /* [C] between transactions: checkpoint and give free pages back, one bounded step. May be NULL. */
+    int (*tidy)(struct eb_engine *engine, bool *ret_more);
+    /* [C] the writer's own view, uncommitted rows included; expired ones too. -ENOENT, -EBADMSG. */
+    int (*lookup)(struct eb_engine *engine, uint64_t seq, struct eb_event **ret);
+    /* [C] before start: every id younger than @since_ms, in seq order. */
+    int (*load_ids)(struct eb_engine *engine, int64_t since_ms, eb_engine_id_fn *fn, void *ctx);
+
+    /* [R] */
+    int (*reader_create)(struct eb_engine *engine, void **ret);
+    void (*reader_destroy)(struct eb_engine *engine, void *reader);
+    int (*page)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                const struct eb_page_request *request, struct eb_page *ret);
+    int (*event)(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret);
+    int (*topics)(struct eb_engine *engine, void *reader, const char *after, struct eb_topic_info *out, size_t max);
+
+    /* [A] */
+    void (*figures)(struct eb_engine *engine, struct eb_engine_figures *ret);
+    const char *(*trouble)(struct eb_engine *engine); /* the last failure in words; static or engine-owned */
+};
+
+/* Counters that engines bump where they happen (all atomic, relaxed). */
+struct eb_engine_counters {
+    _Atomic uint64_t damaged, pages_read, rows_read, checkpoints;
+};
+
+int eb_engine_sqlite_open(const struct eb_store_config *config, struct eb_engine_counters *counters,
+                          struct eb_engine **ret, struct eb_engine_start *ret_start, struct eb_error *err);
+int eb_engine_memory_open(const struct eb_store_config *config, struct eb_engine_counters *counters,
+                          struct eb_engine **ret, struct eb_engine_start *ret_start, struct eb_error *err);
+
+/* ---- selection.c: shared by both engines ---- */
+
+struct eb_selection {
+    struct eb_pattern *patterns;
+    size_t count;
+    bool all;               /* some pattern is "#": everything but reserved topics */
+    /* SQLite's: ids of the matching topics, known for all topic ids <= upto; `many` = too many to list, scan instead */
+    uint32_t *ids;
+    size_t id_count, id_cap;
+    uint32_t upto;
+    bool many;
+    void *engine_state;     /* freed with free() */
+};
+
+/* ---- page.c: shared by both engines ---- */
+
+/** Append; takes over the event's reference. -ENOMEM frees it. */
+int eb_page_add_event(struct eb_page *page, struct eb_event *event);
+/** Append a gap, or widen the one at the end if it touches and has the same reason. */
+int eb_page_add_gap(struct eb_page *page, uint64_t from, uint64_t to, enum eb_gap_reason reason);
