@@ -45,7 +45,12 @@ struct eb_bus_config {
 
 /** @store is open and not yet started; the bus starts it with its own hooks. */
 int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, struct eb_bus **ret);
-/** Stops the reader pool. All sessions are closed. The store must be closed after this returns. */
+/**
+ * Stop the reader pool and whatever the bus submits by itself; all sessions are closed before. No reader is left
+ * after this, but the store's hooks still run: then eb_store_close, then eb_bus_destroy. NULL is fine.
+ */
+void eb_bus_stop(struct eb_bus *bus);
+/** Free it, after eb_store_close. NULL is fine. */
 void eb_bus_destroy(struct eb_bus *bus);
 /** Called after the dispatch of every commit, on the committing thread under the commit lock (HTTP resumes). */
 void eb_bus_on_settled(struct eb_bus *bus, void (*settled)(void *ctx), void *ctx);
