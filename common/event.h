@@ -19,6 +19,7 @@
 #define EB_CONTENT_TYPE_MAX     255
 #define EB_HEADERS_MAX_COUNT    64
 #define EB_HEADERS_MAX_BYTES    (16 * 1024)
+#define EB_TTL_MAX              (((int64_t)1 << 53) - 1) /* timestamp + ttl in ms still fits int64 */
 #define EB_TTL_UNSET            INT64_MIN /* draft only: default_ttl applies */
 #define EB_SEQ_MAX              ((uint64_t)1 << 53) /* seqs stay below it */
 
@@ -91,14 +92,27 @@ int eb_message_id_parse(uint8_t ret_id[16], bool *ret_foreign, const char *text,
 
 /* ---- headers: collected one by one, written as canonical JSON ---- */
 
-struct eb_headers {
-    struct eb_buf buf; /* '{"a":"b"' without the closing brace while open */
-    unsigned count;    /* those that count against the limits */
-    size_t bytes;      /* names and values that count against the limits */
-    unsigned max_count;
+struct eb_header_entry {
+    size_t at; /* in eb_headers.raw: the name, then the value, unescaped */
+    uint32_t name_len, value_len;
+    uint32_t hash;
 };
 
-void eb_headers_init(struct eb_headers *headers, unsigned max_count /* 0: EB_HEADERS_MAX_COUNT */);
+struct eb_headers {
+    struct eb_buf buf;  /* the text, once asked for */
+    struct eb_buf raw;  /* the bytes of the entries, and of what they replaced */
+    unsigned entries;   /* in the order of their first appearance */
+    unsigned count;     /* those that count against the limits */
+    size_t bytes;       /* names and values that count against the limits */
+    size_t live;        /* bytes of raw in use */
+    unsigned max_count;
+    struct eb_header_entry entry[EB_HEADERS_MAX_COUNT + 1]; /* one more: message-id */
+};
+
+/** @max_count: 0 or more than EB_HEADERS_MAX_COUNT mean that. */
+void eb_headers_init(struct eb_headers *headers, unsigned max_count);
+/** Empty again, memory kept. */
+void eb_headers_reset(struct eb_headers *headers, unsigned max_count);
 void eb_headers_finish(struct eb_headers *headers);
 /**
  * Add one; the same name again replaces (the last counts). A publisher's own "message-id" is left
@@ -107,9 +121,19 @@ void eb_headers_finish(struct eb_headers *headers);
  */
 int eb_headers_add(struct eb_headers *headers, const char *name, size_t name_len, const char *value,
                    size_t value_len, struct eb_error *err);
-/** Set the broker's own header `message-id`. Does not count. */
+/**
+ * The same without the check of the 16 KiB, for a source where a later member may still replace this one
+ * (JSON); eb_headers_check at the end.
+ */
+int eb_headers_put(struct eb_headers *headers, const char *name, size_t name_len, const char *value,
+                   size_t value_len, struct eb_error *err);
+int eb_headers_check(const struct eb_headers *headers, struct eb_error *err);
+/** Set the broker's own header `message-id`. Does not count. -1 when out of memory. */
 int eb_headers_set_message_id(struct eb_headers *headers, const char *value, size_t len);
-/** Close and give the text; it lives until eb_headers_finish. *ret_len 0 and NULL when there is none. */
+/**
+ * The text; it lives until the next call with @headers. *ret_len 0 and NULL when there is none, or out of
+ * memory (then eb_buf_failed(&headers->buf)).
+ */
 const char *eb_headers_text(struct eb_headers *headers, size_t *ret_len);
-/** Value of @name in canonical header text, unescaped into @out; false if absent. */
+/** Value of @name in canonical header text, appended unescaped to @out; false if absent. */
 bool eb_headers_get(const char *headers, size_t len, const char *name, struct eb_buf *out);

@@ -44,6 +44,8 @@ int eb_json_parse(struct eb_json *json, const char *text, size_t len, struct eb_
 uint32_t eb_json_member(const struct eb_json *json, uint32_t obj, const char *name);
 /** The same, but tells null from absent: 0 only if absent. */
 uint32_t eb_json_member_or_null(const struct eb_json *json, uint32_t obj, const char *name);
+/** Is the string (or member name) @tok, unescaped, exactly these bytes? For walking an object's members oneself. */
+bool eb_json_equals(const struct eb_json *json, uint32_t tok, const char *text, size_t len);
 /** Name of the object's last member as written (PROTOCOL 2.5: `type` is last), or NULL for {}. Unescaped. */
 const char *eb_json_last_name(struct eb_json *json, uint32_t obj, size_t *ret_len);
 /** The string's bytes, unescaped (may hold NUL). Lives until the next parse. @tok must be a string. */
