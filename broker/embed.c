@@ -1,0 +1,251 @@
+/*
+ * embed.c - the embedding API of <eventbus/broker.h>: configuration by names, publish and acknowledge that
+ * wait for their commit. Subscriptions are embed_subscribe.c.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/broker.h"
+#include "broker/embed.h"
+#include "common/log.h"
+#include "common/uuid.h"
+
+struct eb_broker_config {
+    struct eb_settings settings;
+};
+
+eb_broker_config *eb_broker_config_create(void)
+{
+    eb_broker_config *config = calloc(1, sizeof *config);
+    if (!config || eb_settings_init(&config->settings) < 0) {
+        free(config);
+        return NULL;
+    }
+    free(config->settings.listen[0]);
+    config->settings.listen[0] = NULL;
+    return config;
+}
+
+void eb_broker_config_destroy(eb_broker_config *config)
+{
+    if (config)
+        eb_settings_finish(&config->settings);
+    free(config);
+}
+
+int eb_broker_config_set(eb_broker_config *config, const char *key, const char *value,
+                         char err[EB_BROKER_ERROR])
+{
+    return eb_settings_set(&config->settings, key, value, EB_FROM_COMMAND_LINE, err);
+}
+
+int eb_broker_config_load(eb_broker_config *config, const char *path, char err[EB_BROKER_ERROR])
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        return -ENOMEM;
+    int bad = eb_settings_load(&config->settings, path, out);
+    fclose(out);
+    if (bad > 0)
+        snprintf(err, EB_BROKER_ERROR, "%.*s", (int)strcspn(text, "\n"), text);
+    else if (bad < 0)
+        snprintf(err, EB_BROKER_ERROR, "%s: %s", path, strerror(-bad));
+    free(text);
+    return bad > 0 ? -EINVAL : bad;
+}
+
+int eb_broker_start(const eb_broker_config *config, eb_broker **ret, char err[EB_BROKER_ERROR])
+{
+    return eb_broker_start_settings(&config->settings, ret, err);
+}
+
+int eb_broker_log(const char *level, const char *format, const char *file)
+{
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(level, levels[i]) == 0)
+            return eb_log_setup((enum eb_log_level)i, strcmp(format, "json") == 0, file);
+    }
+    return -EINVAL;
+}
+
+uint64_t eb_broker_last_seq(eb_broker *broker)
+{
+    return eb_store_last_seq(broker->store);
+}
+
+const char *eb_broker_epoch(eb_broker *broker)
+{
+    return eb_store_epoch(broker->store);
+}
+
+int eb_embed_errno(const struct eb_error *error, char *err)
+{
+    static const int codes[EB_CODE_COUNT] = {
+        [EB_INVALID_REQUEST] = EINVAL,
+        [EB_INVALID_TOPIC] = EINVAL,
+        [EB_INVALID_PATTERN] = EINVAL,
+        [EB_INVALID_MESSAGE_ID] = EINVAL,
+        [EB_FORBIDDEN] = EPERM,
+        [EB_NOT_FOUND] = ENOENT,
+        [EB_PAYLOAD_TOO_LARGE] = EMSGSIZE,
+        [EB_MESSAGE_ID_REUSED] = EEXIST,
+        [EB_LIMIT_EXCEEDED] = EMFILE,
+        [EB_UNAVAILABLE] = ESHUTDOWN,
+        [EB_STORAGE_FULL] = ENOSPC,
+    };
+    if (error->code == EB_OK)
+        return 0;
+    if (err)
+        snprintf(err, EB_BROKER_ERROR, "%s", error->message);
+    return codes[error->code] ? -codes[error->code] : -EIO;
+}
+
+/* ---- waiting for a commit ---- */
+
+void eb_embed_wait_init(struct eb_embed_wait *wait)
+{
+    eb_lock_init(&wait->lock, EB_RANK_LEAF);
+    eb_cond_init(&wait->cond);
+    wait->done = false;
+}
+
+void eb_embed_wait_done(struct eb_embed_wait *wait)
+{
+    eb_lock_take(&wait->lock);
+    wait->done = true;
+    pthread_cond_signal(&wait->cond);
+    eb_lock_drop(&wait->lock);
+}
+
+void eb_embed_wait_finish(struct eb_embed_wait *wait)
+{
+    eb_lock_take(&wait->lock);
+    while (!wait->done)
+        eb_cond_wait(&wait->cond, &wait->lock, -1);
+    eb_lock_drop(&wait->lock);
+    pthread_cond_destroy(&wait->cond);
+    eb_lock_finish(&wait->lock);
+}
+
+/* ---- publish ---- */
+
+static int add_headers(struct eb_headers *headers, const char *const *list, struct eb_error *error)
+{
+    for (; list && list[0]; list += 2) {
+        if (!list[1])
+            return eb_fail(error, EB_INVALID_REQUEST,
+                           "headers must come in pairs of name and value, then NULL");
+        if (eb_headers_add(headers, list[0], strlen(list[0]), list[1], strlen(list[1]), error) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int add_event(eb_broker *broker, struct eb_publish *publish, const eb_broker_publish *event,
+                     struct eb_error *error)
+{
+    struct eb_headers headers;
+    struct eb_draft draft = {
+        .topic = event->topic ? event->topic : "",
+        .topic_len = event->topic ? strlen(event->topic) : 0,
+        .payload = event->payload ? event->payload : "",
+        .payload_len = event->payload ? event->payload_len : 0,
+        .content_type = event->content_type,
+        .content_type_len = event->content_type ? strlen(event->content_type) : 0,
+        .ttl = event->ttl_s < 0 ? EB_TTL_UNSET : event->ttl_s,
+    };
+    bool foreign = false;
+    eb_headers_init(&headers, (unsigned)broker->settings.max_headers);
+    int rc = add_headers(&headers, event->headers, error);
+    if (rc == 0 && event->message_id) {
+        rc = eb_message_id_parse(draft.id, &foreign, event->message_id, strlen(event->message_id),
+                                 error);
+        draft.has_id = true;
+    }
+    if (rc == 0 && foreign &&
+        eb_headers_set_message_id(&headers, event->message_id, strlen(event->message_id)) < 0)
+        rc = eb_fail(error, EB_INTERNAL, "out of memory");
+    if (rc == 0) {
+        draft.headers = eb_headers_text(&headers, &draft.headers_len);
+        rc = eb_publish_add(broker->bus, publish, &draft, error);
+    }
+    eb_headers_finish(&headers);
+    return rc;
+}
+
+static void published(struct eb_publish *publish)
+{
+    eb_embed_wait_done(publish->user);
+}
+
+static void take_results(const struct eb_publish *publish, eb_broker_ack *rets)
+{
+    for (uint32_t i = 0; rets && i < publish->op.count; i++) {
+        rets[i].seq = publish->op.results[i].seq;
+        rets[i].duplicate = publish->op.results[i].duplicate;
+        eb_uuid_format(rets[i].message_id, publish->op.events[i]->id);
+    }
+}
+
+static bool is_stopping(eb_broker *broker)
+{
+    eb_lock_take(&broker->lock);
+    bool stopping = broker->quiesced;
+    eb_lock_drop(&broker->lock);
+    return stopping;
+}
+
+int eb_broker_publish_batch(eb_broker *broker, const eb_broker_publish *events, size_t count,
+                            eb_broker_ack *rets, char err[EB_BROKER_ERROR])
+{
+    struct eb_error error = {.code = EB_OK};
+    struct eb_embed_wait wait;
+    if (is_stopping(broker))
+        return eb_fail(&error, EB_UNAVAILABLE, "the broker is stopping"),
+               eb_embed_errno(&error, err);
+    struct eb_publish *publish = eb_publish_create(count);
+    if (!publish)
+        return -ENOMEM;
+    publish->batch = count != 1;
+    for (size_t i = 0; i < count && error.code == EB_OK; i++)
+        add_event(broker, publish, &events[i], &error);
+    if (error.code == EB_OK) {
+        eb_embed_wait_init(&wait);
+        publish->done = published;
+        publish->user = &wait;
+        eb_bus_publish(broker->bus, publish);
+        eb_embed_wait_finish(&wait);
+        error = publish->op.err;
+        if (error.code == EB_OK)
+            take_results(publish, rets);
+    }
+    eb_publish_destroy(publish);
+    return eb_embed_errno(&error, err);
+}
+
+int eb_broker_publish_event(eb_broker *broker, const eb_broker_publish *event, eb_broker_ack *ret,
+                            char err[EB_BROKER_ERROR])
+{
+    return eb_broker_publish_batch(broker, event, 1, ret, err);
+}
+
+static void acknowledged(struct eb_request *request)
+{
+    eb_embed_wait_done(request->user);
+}
+
+int eb_broker_acknowledge(eb_broker *broker, uint64_t seq, char err[EB_BROKER_ERROR])
+{
+    struct eb_embed_wait wait;
+    struct eb_request request = {.op = {.seq = seq}, .done = acknowledged, .user = &wait};
+    if (is_stopping(broker))
+        return -ESHUTDOWN;
+    eb_embed_wait_init(&wait);
+    eb_bus_ack(broker->bus, NULL, &request);
+    eb_embed_wait_finish(&wait);
+    return eb_embed_errno(&request.err, err);
+}

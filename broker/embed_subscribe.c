@@ -1,0 +1,282 @@
+/*
+ * embed_subscribe.c - a subscription inside the process: a session of the bus whose transport is a thread
+ * (`eb-sub`) that calls the program's handler.
+ *
+ * The handler runs with no lock held. While it is slow the session's queue fills and the stream lags, as any
+ * other's does: the log feeds it. Two references of the subscription: the program's, and the thread's.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/broker.h"
+#include "broker/embed.h"
+#include "common/uuid.h"
+
+enum note_kind { NOTE_GAP, NOTE_LIVE };
+
+/* What a frame without an event carries. */
+struct note {
+    enum note_kind kind;
+    uint64_t from_seq, to_seq;
+    enum eb_gap_reason reason;
+};
+
+struct eb_broker_subscription {
+    struct eb_session *session; /* [I] one reference */
+    eb_broker_handler handler;  /* [I] */
+    void *user;                 /* [I] */
+    pthread_t thread;           /* [I] */
+    struct eb_lock lock;        /* EB_RANK_LEAF: ready, ending */
+    pthread_cond_t cond;
+    bool ready, ending;
+};
+
+/* ---- the session's side: any thread ---- */
+
+static struct eb_frame *frame_event(struct eb_session *session, struct eb_event *event,
+                                    const char *pattern)
+{
+    (void)session, (void)pattern;
+    struct eb_frame *frame = eb_frame_create(0);
+    if (frame) {
+        frame->event = eb_event_ref(event);
+        frame->len = 0;
+    }
+    return frame;
+}
+
+static struct eb_frame *frame_note(const struct note *note)
+{
+    return eb_frame_from(note, sizeof *note);
+}
+
+static struct eb_frame *frame_gap(struct eb_session *session, const struct eb_gap *gap)
+{
+    (void)session;
+    return frame_note(&(struct note){NOTE_GAP, gap->from_seq, gap->to_seq, gap->reason});
+}
+
+static struct eb_frame *frame_live(struct eb_session *session, const char *pattern, uint64_t seq)
+{
+    (void)session, (void)pattern;
+    return frame_note(&(struct note){.kind = NOTE_LIVE, .to_seq = seq});
+}
+
+static void wake(struct eb_session *session)
+{
+    eb_broker_subscription *sub = eb_session_user(session);
+    eb_lock_take(&sub->lock);
+    sub->ready = true;
+    pthread_cond_signal(&sub->cond);
+    eb_lock_drop(&sub->lock);
+}
+
+static void destroy(struct eb_session *session)
+{
+    eb_broker_subscription *sub = eb_session_user(session);
+    pthread_cond_destroy(&sub->cond);
+    eb_lock_finish(&sub->lock);
+    free(sub);
+}
+
+static const struct eb_session_ops session_ops = {
+    .event = frame_event, .gap = frame_gap, .live = frame_live, .wake = wake, .destroy = destroy};
+
+/* ---- the thread ---- */
+
+static void call_event(const eb_broker_subscription *sub, const struct eb_event *event)
+{
+    char id[EB_UUID_TEXT + 1];
+    eb_uuid_format(id, event->id);
+    eb_message message = {
+        .seq = event->seq,
+        .message_id = id,
+        .topic = event->topic,
+        .topic_len = event->topic_len,
+        .payload = event->payload,
+        .payload_len = event->payload_len,
+        .timestamp_ms = event->timestamp,
+        .ttl_s = event->ttl,
+        .content_type = event->content_type,
+        .headers = event->headers_len ? event->headers : NULL,
+        .headers_len = event->headers_len,
+    };
+    sub->handler.event(sub->user, &message);
+}
+
+static void call(const eb_broker_subscription *sub, const struct eb_frame *frame)
+{
+    struct note note;
+    if (frame->event) {
+        call_event(sub, frame->event);
+        return;
+    }
+    memcpy(&note, frame->data, sizeof note);
+    if (note.kind == NOTE_GAP && sub->handler.gap)
+        sub->handler.gap(sub->user, note.from_seq, note.to_seq, eb_gap_reason_name(note.reason));
+    else if (note.kind == NOTE_LIVE && sub->handler.live)
+        sub->handler.live(sub->user, note.to_seq);
+}
+
+static bool is_ending(eb_broker_subscription *sub)
+{
+    eb_lock_take(&sub->lock);
+    bool ending = sub->ending;
+    eb_lock_drop(&sub->lock);
+    return ending;
+}
+
+/* False when it is to end. */
+static bool wait_ready(eb_broker_subscription *sub)
+{
+    eb_lock_take(&sub->lock);
+    while (!sub->ready && !sub->ending)
+        eb_cond_wait(&sub->cond, &sub->lock, -1);
+    sub->ready = false;
+    bool go_on = !sub->ending;
+    eb_lock_drop(&sub->lock);
+    return go_on;
+}
+
+/* Hand over one item at a time: what is behind it stays counted, and can be given back, if the callback ends us. */
+static void deliver(eb_broker_subscription *sub)
+{
+    struct eb_out out;
+    while (!is_ending(sub) && eb_session_take(sub->session, &out, 1, SIZE_MAX) == 1) {
+        call(sub, out.frame);
+        eb_session_sent(sub->session, &out, 1);
+    }
+}
+
+static void *thread_main(void *arg)
+{
+    eb_broker_subscription *sub = arg;
+    struct eb_session *session = sub->session;
+    pthread_setname_np(pthread_self(), "eb-sub");
+    while (wait_ready(sub))
+        deliver(sub);
+    eb_session_unref(session); /* the thread's */
+    return NULL;
+}
+
+/* ---- the program's side ---- */
+
+static int parse_patterns(const char *const *patterns, struct eb_pattern **ret, size_t *ret_count,
+                          struct eb_error *error)
+{
+    size_t count = 0;
+    while (patterns && patterns[count])
+        count++;
+    if (count == 0)
+        return eb_fail(error, EB_INVALID_PATTERN,
+                       "no pattern was given: name at least one, \"#\" for every topic");
+    struct eb_pattern *list = calloc(count, sizeof *list);
+    if (!list)
+        return eb_fail(error, EB_INTERNAL, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        if (eb_pattern_parse(&list[i], patterns[i], strlen(patterns[i]), error) < 0) {
+            free(list);
+            return -1;
+        }
+    }
+    *ret = list;
+    *ret_count = count;
+    return 0;
+}
+
+static void subscribed(struct eb_subscribe *subscribe)
+{
+    eb_embed_wait_done(subscribe->user);
+}
+
+static void ask(eb_broker *broker, eb_broker_subscription *sub, const struct eb_pattern *patterns,
+                size_t count, uint64_t starting_seq, struct eb_error *error)
+{
+    struct eb_embed_wait wait;
+    struct eb_subscribe subscribe = {
+        .patterns = patterns,
+        .count = count,
+        .replay = starting_seq != EB_BROKER_LIVE,
+        .starting_seq = starting_seq == EB_BROKER_LIVE ? 0 : starting_seq,
+        .done = subscribed,
+        .user = &wait,
+    };
+    eb_embed_wait_init(&wait);
+    eb_bus_subscribe(broker->bus, sub->session, &subscribe);
+    eb_embed_wait_finish(&wait);
+    *error = subscribe.err;
+}
+
+static int make(eb_broker *broker, const eb_broker_handler *handler, void *user,
+                eb_broker_subscription **ret)
+{
+    eb_broker_subscription *sub = calloc(1, sizeof *sub);
+    if (!sub)
+        return -ENOMEM;
+    sub->handler = *handler;
+    sub->user = user;
+    eb_lock_init(&sub->lock, EB_RANK_LEAF);
+    eb_cond_init(&sub->cond);
+    int rc = eb_session_create(broker->bus, &session_ops, sub, true, &sub->session);
+    if (rc < 0) {
+        pthread_cond_destroy(&sub->cond);
+        eb_lock_finish(&sub->lock);
+        free(sub);
+        return rc;
+    }
+    eb_session_ref(sub->session); /* the thread's */
+    rc = pthread_create(&sub->thread, NULL, thread_main, sub);
+    if (rc != 0) {
+        eb_session_close(sub->session);
+        eb_session_unref(sub->session);
+        eb_session_unref(sub->session);
+        return -rc;
+    }
+    *ret = sub;
+    return 0;
+}
+
+int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t starting_seq,
+                        const eb_broker_handler *handler, void *user, eb_broker_subscription **ret,
+                        char err[EB_BROKER_ERROR])
+{
+    struct eb_error error = {.code = EB_OK};
+    struct eb_pattern *list;
+    size_t count;
+    eb_broker_subscription *sub;
+    if (parse_patterns(patterns, &list, &count, &error) < 0)
+        return eb_embed_errno(&error, err);
+    int rc = make(broker, handler, user, &sub);
+    if (rc == 0)
+        ask(broker, sub, list, count, starting_seq, &error);
+    free(list);
+    if (rc < 0) {
+        snprintf(err, EB_BROKER_ERROR, "cannot subscribe: %s", strerror(-rc));
+        return rc;
+    }
+    if (error.code != EB_OK) {
+        eb_broker_unsubscribe(sub);
+        return eb_embed_errno(&error, err);
+    }
+    *ret = sub;
+    return 0;
+}
+
+void eb_broker_unsubscribe(eb_broker_subscription *sub)
+{
+    if (!sub)
+        return;
+    struct eb_session *session = sub->session;
+    eb_session_close(session);
+    eb_lock_take(&sub->lock);
+    sub->ending = true;
+    pthread_cond_signal(&sub->cond);
+    eb_lock_drop(&sub->lock);
+    if (pthread_equal(pthread_self(), sub->thread))
+        pthread_detach(sub->thread); /* from its own callback: it ends when that has returned */
+    else
+        pthread_join(sub->thread, NULL);
+    eb_session_unref(session); /* the program's */
+}
