@@ -243,9 +243,9 @@ int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t
                         char err[EB_BROKER_ERROR])
 {
     struct eb_error error = {.code = EB_OK};
-    struct eb_pattern *list;
-    size_t count;
-    eb_broker_subscription *sub;
+    struct eb_pattern *list = NULL;
+    size_t count = 0;
+    eb_broker_subscription *sub = NULL;
     if (parse_patterns(patterns, &list, &count, &error) < 0)
         return eb_embed_errno(&error, err);
     int rc = make(broker, handler, user, &sub);
