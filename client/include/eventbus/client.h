@@ -1,0 +1,216 @@
+/*
+ * <eventbus/client.h> - talk to an eventbus broker from a C (or C++) program.
+ *
+ *   eb_client_options options = EB_CLIENT_OPTIONS_INIT;
+ *   options.url = "ws://127.0.0.1:3000/ws";
+ *   eb_client *client;
+ *   eb_client_open(&options, &client, NULL);
+ *   eb_publication event = {.topic = "user.created", .payload = "{}", .payload_len = 2, .ttl_s = EB_TTL_BROKER};
+ *   eb_client_publish_wait(client, &event, NULL, 5000);
+ *   eb_client_close(client, 5000);
+ *
+ * The library hides the network: it reconnects with backoff and jitter, subscribes again after the last seq it
+ * handed to the caller (with the log's epoch), and sends unanswered publishes again under the same message id, so
+ * that each is stored once. What it cannot hide it says: gaps, a publish in doubt, a state.
+ *
+ * Threads: an open client has one thread `eb-client` that owns the socket. Callbacks run on a second thread,
+ * `eb-client-cb`, one at a time, never with a lock of the library held; they may call every function here
+ * except those that wait (named below) and eb_client_close. Every function may be called from any thread at
+ * any time until eb_client_close. No global state, no signals (SIGPIPE is never raised), no output, no
+ * environment read.
+ *
+ * Results: 0 (or a count) or one of enum eb_result, negative; eb_result_text says it in words, and
+ * eb_client_last_error what the broker or the network said last.
+ */
+#ifndef EVENTBUS_CLIENT_H
+#define EVENTBUS_CLIENT_H
+
+#include <stdbool.h>
+
+#include <eventbus/event.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct eb_client eb_client;
+typedef struct eb_subscription eb_subscription;
+
+typedef enum eb_result {
+    EB_RESULT_OK = 0,
+    EB_RESULT_INVALID = -1,  /* an argument, or what the broker calls an invalid topic, pattern, id or request */
+    EB_RESULT_MEMORY = -2,
+    EB_RESULT_TIMEOUT = -3,  /* not done in time; a publish goes on, and is stored once */
+    EB_RESULT_CLOSED = -4,   /* the client was closed, or gave up after max_retries */
+    EB_RESULT_FULL = -5,     /* bounds of what may wait are reached (when_full = EB_WHEN_FULL_ERROR) */
+    EB_RESULT_DISCONNECTED = -6, /* the connection ended before the answer to a request that is not repeated */
+    EB_RESULT_IN_DOUBT = -7, /* a publish stayed unanswered for longer than dedupe_window: stored or not */
+    EB_RESULT_UNAUTHORIZED = -8,
+    EB_RESULT_FORBIDDEN = -9,
+    EB_RESULT_NOT_FOUND = -10,
+    EB_RESULT_TOO_LARGE = -11,
+    EB_RESULT_ID_REUSED = -12, /* the message id belongs to another event */
+    EB_RESULT_LIMIT = -13,     /* limit_exceeded or rate_limited: the request was refused, not the connection */
+    EB_RESULT_STORAGE_FULL = -14,
+    EB_RESULT_UNAVAILABLE = -15,
+    EB_RESULT_INTERNAL = -16, /* the broker's fault, or an answer that cannot be understood */
+    EB_RESULT_CONFLICT = -17,
+    EB_RESULT_WOULD_DEADLOCK = -18 /* a call that waits, from a callback */
+} eb_result;
+
+EB_API const char *eb_result_text(int result);
+
+typedef enum eb_client_state {
+    EB_STATE_IDLE, /* nothing was asked for yet */
+    EB_STATE_CONNECTING,
+    EB_STATE_CONNECTED,
+    EB_STATE_WAITING, /* between two tries */
+    EB_STATE_FAILED,  /* max_retries are used up, or the broker refused for good (token, path); calls return CLOSED */
+    EB_STATE_CLOSED
+} eb_client_state;
+
+typedef enum eb_when_full { EB_WHEN_FULL_BLOCK, EB_WHEN_FULL_ERROR } eb_when_full;
+
+/* Times are milliseconds. Copied by eb_client_open. */
+typedef struct eb_client_options {
+    size_t size;                    /* sizeof(eb_client_options): set by EB_CLIENT_OPTIONS_INIT */
+    const char *url;                /* "ws://host[:port][/path]", path "/ws" if none */
+    const char *token;              /* NULL: none */
+    bool connect_now;               /* eb_client_open waits for the first connection (connect_timeout); else it connects on first use */
+    int64_t connect_timeout;        /* 10,000: TCP, handshake and upgrade of one try */
+    int64_t reconnect_interval;     /* 500: the first wait; doubles, with jitter of +-25 % … */
+    int64_t reconnect_interval_max; /* 15,000: … up to this */
+    int max_retries;                /* -1: for ever; n: tries in a row without a connection before it fails */
+    int64_t ping_interval;          /* 15,000: silence after which we ping, and after as long again reconnect; 0: off */
+    size_t max_pending;             /* 65,536 publishes that wait for an answer */
+    size_t max_pending_bytes;       /* 64 MiB of them: also while the broker is away */
+    eb_when_full when_full;         /* block the publisher, or EB_RESULT_FULL */
+    int64_t dedupe_window;          /* 600,000: the broker's; a publish unanswered for longer ends as in doubt */
+    size_t max_message;             /* 64 MiB: a larger message from the broker ends the connection */
+    void (*state)(void *user, eb_client_state state, const char *why); /* NULL: none */
+    void *user;
+} eb_client_options;
+
+#define EB_CLIENT_OPTIONS_INIT                                                                     \
+    {                                                                                              \
+        sizeof(eb_client_options), NULL, NULL, false, 10000, 500, 15000, -1, 15000, 65536,         \
+            (size_t)64 << 20, EB_WHEN_FULL_BLOCK, 600000, (size_t)64 << 20, NULL, NULL             \
+    }
+
+/** Make a client. @err (may be NULL) gets a static text when the result is INVALID. With connect_now it waits. */
+EB_API int eb_client_open(const eb_client_options *options, eb_client **ret, const char **err);
+/**
+ * Drain (below) for up to @timeout, close with 1000, end the threads, complete what is open with
+ * EB_RESULT_CLOSED, free the client and its subscriptions. No callback runs after this returned. Waits; not
+ * from a callback (EB_RESULT_WOULD_DEADLOCK). NULL is fine. Returns 0, or EB_RESULT_TIMEOUT when the drain was cut.
+ */
+EB_API int eb_client_close(eb_client *client, int64_t timeout);
+EB_API eb_client_state eb_client_get_state(eb_client *client);
+/** Wait until connected. 0, TIMEOUT, CLOSED. @timeout -1: for ever (here and below). */
+EB_API int eb_client_wait_connected(eb_client *client, int64_t timeout);
+/** Copy what was said last (broker or network), for people. Returns its length; @buf is always ended by NUL. */
+EB_API size_t eb_client_last_error(eb_client *client, char *buf, size_t size);
+
+/* ---- publish ---- */
+
+typedef struct eb_publication {
+    const char *topic; /* NUL-terminated */
+    const void *payload;
+    size_t payload_len;
+    const char *content_type;   /* NULL: text/plain */
+    const char *message_id;     /* NULL: a UUIDv7 made here, so that sending again is safe */
+    const char *const *headers; /* name, value, …, NULL; or NULL */
+    int64_t ttl_s;              /* 0: no expiry; EB_TTL_BROKER: the broker's default */
+} eb_publication;
+#define EB_TTL_BROKER (-1)
+
+typedef struct eb_receipt {
+    uint64_t seq;
+    bool duplicate; /* the id was known: this is the first one's seq */
+    char message_id[37];
+} eb_receipt;
+
+/**
+ * Completion: @result 0 (stored, as safe as the broker's durability), a refusal, IN_DOUBT or CLOSED. Exactly
+ * once for each accepted call. @receipts has @count entries when @result is 0; they live as long as the call.
+ */
+typedef void eb_publish_fn(void *user, int result, const eb_receipt *receipts, size_t count);
+
+/**
+ * Hand over one event and return; everything is copied. @done may be NULL. Blocks only when full and
+ * when_full = BLOCK (from a callback it then returns FULL). INVALID, MEMORY, FULL, CLOSED.
+ */
+EB_API int eb_client_publish(eb_client *client, const eb_publication *event, eb_publish_fn *done, void *user);
+/** Publish and wait for the answer. @ret may be NULL. On TIMEOUT it goes on being sent. Waits. */
+EB_API int eb_client_publish_wait(eb_client *client, const eb_publication *event, eb_receipt *ret, int64_t timeout);
+/** All of it or none, in one transaction. */
+EB_API int eb_client_publish_batch(eb_client *client, const eb_publication *events, size_t count, eb_publish_fn *done, void *user);
+EB_API int eb_client_publish_batch_wait(eb_client *client, const eb_publication *events, size_t count, eb_receipt *rets, int64_t timeout);
+/** Wait until everything handed over before is answered. 0 or TIMEOUT, CLOSED. Waits. */
+EB_API int eb_client_flush(eb_client *client, int64_t timeout);
+/** No new publishes (they return CLOSED), flush, and hand over what subscriptions hold already. Waits. */
+EB_API int eb_client_drain(eb_client *client, int64_t timeout);
+/** Publishes that wait for an answer now. */
+EB_API size_t eb_client_pending(eb_client *client);
+
+/* ---- subscribe ---- */
+
+typedef struct eb_gap_info {
+    const char *pattern;
+    uint64_t from_seq, to_seq; /* events between may be missing */
+    const char *reason;        /* "retention", "epoch", "damaged", "overflow", "deleted"; others may come */
+} eb_gap_info;
+
+#define EB_START_LIVE UINT64_MAX
+
+typedef struct eb_subscribe_options {
+    size_t size;
+    const char *pattern;
+    uint64_t starting_seq; /* EB_START_LIVE, or replay from there (0, 1: all) */
+    const char *epoch;     /* the log that starting_seq belongs to, or NULL */
+    bool pending_only;     /* the replay passes over what is acknowledged */
+    /* A subscription with @event hands over by callback; without, it is pulled (eb_subscription_next). */
+    void (*event)(void *user, eb_subscription *subscription, const eb_message *message);
+    void (*gap)(void *user, eb_subscription *subscription, const eb_gap_info *gap); /* may be NULL */
+    void (*live)(void *user, eb_subscription *subscription, uint64_t seq);          /* may be NULL */
+    /* The broker refused it (again after a reconnect, say): the subscription is dead. May be NULL. */
+    void (*failed)(void *user, eb_subscription *subscription, int result, const char *why);
+    void *user;
+    size_t max_queued; /* 1,024 events held here; then the socket is read no further */
+} eb_subscribe_options;
+#define EB_SUBSCRIBE_OPTIONS_INIT                                                                  \
+    {                                                                                              \
+        sizeof(eb_subscribe_options), NULL, UINT64_MAX, NULL, false, NULL, NULL, NULL, NULL, NULL, 1024 \
+    }
+
+/**
+ * Subscribe; waits up to @timeout for the broker's answer (0: do not wait; `failed` tells a refusal). One
+ * subscription a pattern and client: the same pattern again is INVALID. With @timeout != 0 it waits; on TIMEOUT
+ * there is no subscription.
+ */
+EB_API int eb_client_subscribe(eb_client *client, const eb_subscribe_options *options, int64_t timeout, eb_subscription **ret);
+/**
+ * End it and free it: no callback of it begins after this returned, a callback that runs is waited for unless we
+ * are in it. Events not handed over are dropped.
+ */
+EB_API int eb_subscription_end(eb_subscription *subscription);
+/**
+ * Pull: the next event, waiting up to @timeout (0: look only). 1: *@ret is set and lives until the next call for
+ * this subscription. 0: none in time. CLOSED; or the refusal that killed it. A gap is told by `gap` before, on
+ * the calling thread.
+ */
+EB_API int eb_subscription_next(eb_subscription *subscription, const eb_message **ret, int64_t timeout);
+/** Readable while eb_subscription_next has something: for poll and epoll. Do not read or close it. */
+EB_API int eb_subscription_fd(eb_subscription *subscription);
+/** Last seq handed over (0: none), and the log's epoch as known ("" before the first connection), for a caller that keeps its own cursor. */
+EB_API uint64_t eb_subscription_position(eb_subscription *subscription, char epoch[37]);
+
+/* ---- acknowledge ---- */
+
+/** Mark one event of the log as processed (PROTOCOL 2.2). @timeout 0: do not wait for the answer. NOT_FOUND, TIMEOUT, CLOSED … */
+EB_API int eb_client_acknowledge(eb_client *client, uint64_t seq, int64_t timeout);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
