@@ -108,16 +108,17 @@ static bool line_escape(struct line *line, unsigned char c, bool json)
 
 static void line_text(struct line *line, const char *text, size_t len, bool cut, bool json)
 {
+    size_t i = 0;
+
     line->cap -= 3; /* for the "..." of a cut */
-    for (size_t i = 0; i < len && !cut;) {
+    while (i < len) {
         size_t n = showable(text + i, len - i, json);
-        if (n ? line_add(line, text + i, n) : line_escape(line, (unsigned char)text[i], json))
-            i += n ? n : 1;
-        else
-            cut = true;
+        if (!(n ? line_add(line, text + i, n) : line_escape(line, (unsigned char)text[i], json)))
+            break;
+        i += n ? n : 1;
     }
     line->cap += 3;
-    if (cut)
+    if (cut || i < len)
         line_str(line, "...");
 }
 
