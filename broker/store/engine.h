@@ -56,6 +56,11 @@ struct eb_engine_ops {
     int (*trim)(struct eb_engine *engine, const struct eb_trim_request *request, struct eb_trim_result *ret);
     /* [C] between transactions: checkpoint and give free pages back, one bounded step. May be NULL. */
     int (*tidy)(struct eb_engine *engine, bool *ret_more);
+    /*
+     * [C] between transactions: write something harmless and make it durable, to see whether writes work
+     * again. May be NULL: then an empty transaction has to do.
+     */
+    int (*probe)(struct eb_engine *engine);
     /* [C] the writer's own view, uncommitted rows included; expired ones too. -ENOENT, -EBADMSG. */
     int (*lookup)(struct eb_engine *engine, uint64_t seq, struct eb_event **ret);
     /* [C] before start: every id younger than @since_ms, in seq order. */

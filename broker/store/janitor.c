@@ -1,0 +1,186 @@
+/*
+ * janitor.c - deletes what has had its time: ttl, retention, what is acknowledged; and tidies the file.
+ *
+ * (J1) In steps of one short transaction each, of as many rows as take a few milliseconds here.
+ * (J2) Turns: a step runs while the writer has nothing to do, or after the writer's next group when it has.
+ *      The writer is always first after a step. So a publish waits for one step at most, and a log under
+ *      constant load is cleaned nevertheless. (A mutex alone would give neither: it is not fair.)
+ * (J3) Below min_free and on a full disk it goes on: deleting is what makes room.
+ * (J4) It is also the one that tries a log that cannot be written again when nobody publishes.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "broker/store/internal.h"
+#include "common/clock.h"
+#include "common/log.h"
+
+#define ROWS_MIN     16
+#define ROWS_START   128
+#define ROWS_MAX     4096
+#define STEP_LONG_US 5000                /* a longer step halves the next one's rows */
+#define ROOM_BYTES   ((uint64_t)1 << 20) /* a full disk counts as recovered from here on */
+
+static void count(_Atomic uint64_t *counter, uint64_t more)
+{
+    atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
+}
+
+/* Is the log writable again? At most once in EB_RETRY_MS, when nobody's publish finds out (J4). */
+static bool probe_locked(struct eb_store *store)
+{
+    const struct eb_engine_ops *ops = store->engine->ops;
+    if (store->env.mono_ms(store->env.ctx) < store->retry_at)
+        return false;
+    int rc;
+    if (ops->probe) {
+        rc = ops->probe(store->engine);
+    } else {
+        rc = ops->begin(store->engine);
+        if (rc == 0) {
+            rc = ops->commit(store->engine);
+            if (rc < 0)
+                ops->rollback(store->engine);
+        }
+    }
+    if (rc < 0) {
+        eb_store_failed_locked(store, rc);
+        return false;
+    }
+    eb_store_recovered_locked(store, false);
+    return true;
+}
+
+/* Notice room and the lack of it without waiting for a publish. */
+static void look_at_space_locked(struct eb_store *store, const struct eb_store_tune *tune)
+{
+    uint64_t bytes = 0;
+    bool low = eb_space_low(store, tune->min_free, &bytes);
+    if (atomic_load(&store->disk_full) && !low && bytes != UINT64_MAX && bytes >= ROOM_BYTES &&
+        store->env.mono_ms(store->env.ctx) >= store->retry_at)
+        eb_store_recovered_locked(store, true);
+}
+
+static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
+                       struct eb_trim_result *ret)
+{
+    const struct eb_engine_ops *ops = store->engine->ops;
+    struct eb_trim_request request = {
+        .now_ms = eb_store_now_locked(store),
+        .age_ms = tune->retention_age_ms,
+        .max_bytes = tune->retention_bytes,
+        .max_events = tune->retention_events,
+        .acked_ms = tune->acked_retention_ms,
+        .dedupe_window_ms = tune->dedupe_window_ms,
+        .max_rows = store->trim_rows,
+    };
+    int rc = ops->begin(store->engine);
+    if (rc < 0)
+        return rc;
+    rc = ops->trim(store->engine, &request, ret);
+    if (rc == 0)
+        rc = ops->commit(store->engine);
+    if (rc < 0)
+        ops->rollback(store->engine);
+    return rc;
+}
+
+static void adapt_rows(struct eb_store *store, int64_t us, bool full_step)
+{
+    if (us > STEP_LONG_US && store->trim_rows > ROWS_MIN)
+        store->trim_rows /= 2;
+    else if (full_step && us < STEP_LONG_US / 3 && store->trim_rows < ROWS_MAX)
+        store->trim_rows *= 2;
+}
+
+void eb_janitor_step_locked(struct eb_store *store, bool *ret_more)
+{
+    struct eb_store_tune tune;
+    struct eb_trim_result result = {0};
+    bool more = false;
+    eb_lock_assert_held(&store->commit_lock);
+    eb_store_tune_get(store, &tune);
+    if (!store->trim_rows)
+        store->trim_rows = ROWS_START;
+    look_at_space_locked(store, &tune);
+    eb_dedupe_expire(&store->dedupe, eb_store_now_locked(store) - tune.dedupe_window_ms);
+    eb_dedupe_bound(&store->dedupe, tune.dedupe_max);
+    eb_store_show_dedupe_locked(store);
+    if (atomic_load(&store->read_only) && !probe_locked(store)) {
+        *ret_more = false;
+        return;
+    }
+    int64_t before = eb_mono_us();
+    int rc = trim_locked(store, &tune, &result);
+    adapt_rows(store, eb_mono_us() - before, result.more);
+    if (rc < 0) {
+        eb_store_failed_locked(store, rc);
+        *ret_more = false;
+        return;
+    }
+    count(&store->stats.expired, result.expired);
+    count(&store->stats.retained_out, result.retained_out + result.acked_out);
+    *ret_more = result.more;
+    /* The file's turn comes when the rows are through: pages freed one by one are given back together. */
+    if (!result.more && store->engine->ops->tidy) {
+        rc = store->engine->ops->tidy(store->engine, &more);
+        if (rc < 0 && rc != -EBUSY)
+            eb_store_failed_locked(store, rc);
+        *ret_more = rc == 0 && more;
+    }
+}
+
+/* ---- the thread ---- */
+
+/* Wait for the right to step (J2). False: the end. */
+static bool turn_begin(struct eb_store *store)
+{
+    eb_lock_take(&store->queue_lock);
+    if (!store->head && store->writer_sleeps) {
+        store->janitor_turn = true;
+    } else {
+        store->janitor_asks = true;
+        /* A writer that was signalled and finds nothing gives the turn as well. */
+        while (!store->janitor_turn && !store->janitor_stop)
+            eb_cond_wait(&store->janitor_cond, &store->queue_lock, -1);
+        store->janitor_asks = false;
+    }
+    bool go = store->janitor_turn;
+    eb_lock_drop(&store->queue_lock);
+    return go;
+}
+
+static void turn_end(struct eb_store *store)
+{
+    eb_lock_take(&store->queue_lock);
+    store->janitor_turn = false;
+    pthread_cond_signal(&store->writer_cond);
+    eb_lock_drop(&store->queue_lock);
+}
+
+/* False: the end. */
+static bool pause_until(struct eb_store *store, int64_t deadline)
+{
+    eb_lock_take(&store->queue_lock);
+    while (!store->janitor_stop &&
+           eb_cond_wait(&store->janitor_cond, &store->queue_lock, deadline) != ETIMEDOUT)
+        ;
+    bool go = !store->janitor_stop;
+    eb_lock_drop(&store->queue_lock);
+    return go;
+}
+
+void *eb_janitor_thread(void *arg)
+{
+    struct eb_store *store = arg;
+    bool more = false;
+    pthread_setname_np(pthread_self(), "eb-janitor");
+    for (;;) {
+        if (!pause_until(store, more ? 0 : eb_mono_ms() + EB_JANITOR_MS) || !turn_begin(store))
+            return NULL;
+        eb_lock_take(&store->commit_lock);
+        eb_janitor_step_locked(store, &more);
+        eb_lock_drop(&store->commit_lock);
+        turn_end(store);
+    }
+}

@@ -1,0 +1,535 @@
+/*
+ * writer.c - the way into the log: operations wait in one queue, the writer commits them in groups.
+ *
+ *   submit ──> queue [Q] ──> backlog [C] ──> group: begin, ops in order, COMMIT ──> hook, done, settled
+ *                                              │ failed
+ *                                              └──> all of it undone, again one mode lower
+ *
+ * (W1) A group is a run of the queue, bounded by group_events and group_bytes, but never less than one op:
+ *      a batch is not split.
+ * (W2) Two steps an op: it is checked whole (duplicates, room, seqs) before any row of it is written. So a
+ *      refused op has written nothing and harms nobody (S4), and no savepoint is needed.
+ * (W3) A failed write fails the transaction, never one op of it. Everything is undone (seqs, timestamps,
+ *      dedupe entries, rows) and the same ops run again one mode lower (enum eb_group_mode), each judged
+ *      afresh: what was compared with an event that is now gone must not stand. The lowest mode writes
+ *      nothing and cannot fail, so that every op is answered and a fence always succeeds.
+ * (W4) seq = base + 1 + its place among the group's new events: no holes, whatever is refused between.
+ * (W5) last_seq is raised after the commit and before the hook; readers never look past it.
+ * (W6) The dedupe table is bounded only after a commit (U3), and expires by the log's clock only.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store/internal.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/uuid.h"
+
+/* ---- the queue ---- */
+
+void eb_store_submit(struct eb_store *store, struct eb_op *first, struct eb_op *last)
+{
+    last->next = NULL;
+    eb_lock_take(&store->queue_lock);
+    if (store->tail)
+        store->tail->next = first;
+    else
+        store->head = first;
+    store->tail = last;
+    if (store->writer_sleeps) {
+        store->writer_sleeps = false; /* one signal wakes it, however many submit meanwhile */
+        pthread_cond_signal(&store->writer_cond);
+    }
+    eb_lock_drop(&store->queue_lock);
+}
+
+static void take_queue(struct eb_store *store)
+{
+    if (!store->head)
+        return;
+    if (store->backlog)
+        store->backlog_tail->next = store->head;
+    else
+        store->backlog = store->head;
+    store->backlog_tail = store->tail;
+    store->head = store->tail = NULL;
+}
+
+/* Cut the next group off the backlog (W1). */
+static struct eb_op *cut_group(struct eb_store *store)
+{
+    struct eb_op *first = store->backlog, *last = NULL;
+    size_t events = 0, bytes = 0;
+    for (struct eb_op *op = first; op; op = op->next) {
+        size_t more = 0;
+        if (op->kind == EB_OP_PUBLISH)
+            for (uint32_t i = 0; i < op->count; i++)
+                more += eb_event_size(op->events[i]);
+        size_t rows = op->kind == EB_OP_PUBLISH || op->kind == EB_OP_AUTO_ACK ? op->count : 1;
+        if (last && (events + rows > store->config.group_events ||
+                     bytes + more > store->config.group_bytes))
+            break;
+        events += rows;
+        bytes += more;
+        last = op;
+    }
+    if (!first)
+        return NULL;
+    store->backlog = last->next;
+    if (!store->backlog)
+        store->backlog_tail = NULL;
+    last->next = NULL;
+    return first;
+}
+
+/* ---- building a group ---- */
+
+static void refuse(struct eb_op *op, const struct eb_group *group, int index)
+{
+    op->err = group->refusal;
+    op->err.index = index;
+}
+
+static int need_transaction(struct eb_store *store)
+{
+    if (store->group.begun)
+        return 0;
+    int rc = store->engine->ops->begin(store->engine);
+    if (rc == 0)
+        store->group.begun = true;
+    return rc;
+}
+
+/* The event of this group that has @seq, or NULL. */
+static struct eb_event *fresh_event(const struct eb_group *group, uint64_t seq)
+{
+    if (seq <= group->base || seq - group->base > group->count)
+        return NULL;
+    return group->fresh[seq - group->base - 1];
+}
+
+static int group_room(struct eb_group *group, size_t more)
+{
+    if (group->count + more <= group->cap)
+        return 0;
+    size_t cap = group->cap ? group->cap : 1024;
+    while (cap < group->count + more)
+        cap *= 2;
+    struct eb_event **fresh = realloc(group->fresh, cap * sizeof *fresh);
+    if (!fresh)
+        return -ENOMEM;
+    group->fresh = fresh;
+    group->cap = cap;
+    return 0;
+}
+
+/* What tells a repeat from another event under the same id; NULL: it is a repeat. */
+static const char *difference(const struct eb_event *a, const struct eb_event *b)
+{
+    if (a->topic_len != b->topic_len || memcmp(a->topic, b->topic, a->topic_len) != 0)
+        return "topic";
+    if (a->payload_len != b->payload_len || memcmp(a->payload, b->payload, a->payload_len) != 0)
+        return "payload";
+    if (a->content_type_len != b->content_type_len ||
+        memcmp(a->content_type, b->content_type, a->content_type_len) != 0)
+        return "content type";
+    return NULL;
+}
+
+/* Compare with the first event of this id. 1: refused, op->err says why; 0: a repeat; -errno of the disk. */
+static int check_repeat(struct eb_store *store, struct eb_op *op, uint32_t i, uint64_t seq)
+{
+    struct eb_group *group = &store->group;
+    struct eb_event *first = fresh_event(group, seq), *stored = NULL;
+    if (!first) {
+        int rc = store->engine->ops->lookup(store->engine, seq, &stored);
+        if (rc == -ENOENT || rc == -EBADMSG)
+            return 0; /* nothing is left to compare with */
+        if (rc < 0 && group->mode == EB_GROUP_NO_WRITE) {
+            refuse(op, group, (int)i); /* the lowest mode does not fail (W3) */
+            return 1;
+        }
+        if (rc < 0)
+            return rc;
+        first = stored;
+    }
+    const char *what = difference(first, op->events[i]);
+    if (what) {
+        char id[EB_UUID_TEXT + 1];
+        eb_uuid_format(id, op->events[i]->id);
+        eb_fail(&op->err, EB_MESSAGE_ID_REUSED,
+                "message_id %s was used by event %" PRIu64
+                " with another %s: a new event needs an id of its own",
+                id, seq, what);
+        op->err.index = (int)i;
+        group->reused++;
+    }
+    eb_event_unref(stored);
+    return what ? 1 : 0;
+}
+
+/* Take back the events after the first @count of the group: they were given seqs, but no rows yet. */
+static void take_back(struct eb_store *store, size_t count, uint64_t mark)
+{
+    struct eb_group *group = &store->group;
+    eb_dedupe_undo(&store->dedupe, mark);
+    while (group->count > count) {
+        struct eb_event *event = group->fresh[--group->count];
+        event->seq = 0;
+        event->timestamp = 0;
+    }
+    store->given = group->base + group->count;
+}
+
+/* May a new event enter? 0, or 1 with op->err. */
+static int check_new(struct eb_store *store, struct eb_op *op, uint32_t i)
+{
+    struct eb_group *group = &store->group;
+    if (group->mode == EB_GROUP_NO_WRITE || (group->mode == EB_GROUP_NO_PUBLISH && !op->internal)) {
+        refuse(op, group, (int)i);
+        if (op->err.code == EB_STORAGE_FULL)
+            group->refused_full++;
+        return 1;
+    }
+    if (store->given + 1 >= EB_SEQ_MAX) {
+        eb_fail(&op->err, EB_INTERNAL,
+                "the log has given its last seq: start the broker with --new-epoch");
+        op->err.index = (int)i;
+        return 1;
+    }
+    return 0;
+}
+
+/* Judge one member: give it a seq or find that it is a repeat. 0, 1 (refused), -errno. */
+static int check_member(struct eb_store *store, struct eb_op *op, uint32_t i, size_t op_first)
+{
+    struct eb_group *group = &store->group;
+    struct eb_event *event = op->events[i];
+    uint64_t seq = store->given + 1;
+    const struct eb_dedupe_entry *found = eb_dedupe_put(&store->dedupe, event->id, seq, group->now);
+    if (found) {
+        op->results[i] = (struct eb_op_result){
+            .seq = found->seq,
+            .duplicate = true,
+            .fresh = found->seq > group->base + op_first,
+        };
+        return check_repeat(store, op, i, found->seq);
+    }
+    int rc = check_new(store, op, i);
+    if (rc)
+        return rc; /* the entry just put goes with the rest of the op */
+    event->seq = seq;
+    event->timestamp = group->now;
+    group->fresh[group->count++] = event;
+    store->given = seq;
+    op->results[i] = (struct eb_op_result){.seq = seq};
+    return 0;
+}
+
+static int apply_publish(struct eb_store *store, struct eb_op *op)
+{
+    struct eb_group *group = &store->group;
+    size_t op_first = group->count;
+    uint64_t mark = eb_dedupe_mark(&store->dedupe);
+    int rc = group->mode == EB_GROUP_NO_WRITE ? 0 : group_room(group, op->count);
+    for (uint32_t i = 0; rc == 0 && i < op->count; i++)
+        rc = check_member(store, op, i, op_first);
+    if (rc == 1) {
+        take_back(store, op_first, mark);
+        memset(op->results, 0, op->count * sizeof *op->results);
+        return 0;
+    }
+    if (rc == 0 && group->count > op_first)
+        rc = need_transaction(store);
+    for (size_t i = op_first; rc == 0 && i < group->count; i++)
+        rc = store->engine->ops->append(store->engine, group->fresh[i]);
+    group->duplicates += op->count - (group->count - op_first);
+    return rc;
+}
+
+static int apply_ack(struct eb_store *store, struct eb_op *op)
+{
+    struct eb_group *group = &store->group;
+    if (op->seq < 1 || op->seq > store->given) {
+        eb_fail(&op->err, EB_NOT_FOUND, "there is no event %" PRIu64 ": the last seq is %" PRIu64,
+                op->seq, store->given);
+        return 0;
+    }
+    if (group->mode == EB_GROUP_NO_WRITE) {
+        refuse(op, group, -1);
+        return 0;
+    }
+    if (op->has_id) {
+        struct eb_event *stored = NULL, *event = fresh_event(group, op->seq);
+        int rc = 0;
+        if (!event) {
+            rc = store->engine->ops->lookup(store->engine, op->seq, &stored);
+            event = stored;
+        }
+        if (rc < 0 && rc != -ENOENT && rc != -EBADMSG)
+            return rc;
+        if (rc == 0 && memcmp(event->id, op->id, 16) != 0) {
+            char id[EB_UUID_TEXT + 1];
+            eb_uuid_format(id, event->id);
+            eb_fail(&op->err, EB_INVALID_REQUEST,
+                    "message_id is not that of event %" PRIu64 ", which is %s", op->seq, id);
+        }
+        eb_event_unref(stored);
+        if (op->err.code != EB_OK)
+            return 0;
+    }
+    int rc = need_transaction(store);
+    if (rc == 0)
+        rc = store->engine->ops->ack(store->engine, op->seq, group->now);
+    group->acked++;
+    return rc;
+}
+
+static int apply_auto_ack(struct eb_store *store, struct eb_op *op)
+{
+    struct eb_group *group = &store->group;
+    if (group->mode == EB_GROUP_NO_WRITE) {
+        refuse(op, group, -1);
+        return 0;
+    }
+    int rc = op->count ? need_transaction(store) : 0;
+    for (uint32_t i = 0; rc == 0 && i < op->count; i++) {
+        if (op->seqs[i] < 1 || op->seqs[i] > store->given)
+            continue;
+        rc = store->engine->ops->ack(store->engine, op->seqs[i], group->now);
+        group->acked++;
+    }
+    return rc;
+}
+
+static int apply_ops(struct eb_store *store, struct eb_op *ops)
+{
+    int rc = 0;
+    for (struct eb_op *op = ops; op && rc == 0; op = op->next) {
+        op->err = (struct eb_error){.code = EB_OK, .index = -1};
+        switch (op->kind) {
+        case EB_OP_PUBLISH:
+            rc = apply_publish(store, op);
+            break;
+        case EB_OP_ACK:
+            rc = apply_ack(store, op);
+            break;
+        case EB_OP_AUTO_ACK:
+            rc = apply_auto_ack(store, op);
+            break;
+        case EB_OP_FENCE:
+            break;
+        }
+        op->last_seq = store->given;
+    }
+    return rc;
+}
+
+/* ---- commit, failure, completion ---- */
+
+static inline void count(_Atomic uint64_t *counter, uint64_t more)
+{
+    if (more)
+        atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
+}
+
+static void count_commit(struct eb_store *store, uint64_t us)
+{
+    const unsigned last = sizeof store->stats.commit_us_bucket / sizeof(uint64_t) - 1;
+    unsigned i = 0;
+    while (i < last && us > ((uint64_t)25 << i))
+        i++;
+    count(&store->stats.commit_us_bucket[i], 1);
+    count(&store->stats.commit_us_sum, us);
+    count(&store->stats.commits, 1);
+}
+
+static int commit(struct eb_store *store)
+{
+    if (!store->group.begun)
+        return 0;
+    int64_t before = eb_mono_us();
+    int rc = store->engine->ops->commit(store->engine);
+    if (rc == 0)
+        count_commit(store, (uint64_t)(eb_mono_us() - before));
+    return rc;
+}
+
+/* All of a failed transaction goes (W3). */
+static void undo(struct eb_store *store)
+{
+    struct eb_group *group = &store->group;
+    if (group->begun)
+        store->engine->ops->rollback(store->engine);
+    take_back(store, 0, group->mark);
+    count(&store->stats.commit_failures, 1);
+}
+
+/* What the mode keeps out is told @code and why. */
+static void set_mode(struct eb_group *group, enum eb_group_mode mode, enum eb_code code,
+                     const char *what, const char *why)
+{
+    group->mode = mode;
+    eb_fail(&group->refusal, code, "%s%s%.160s", what, why ? ": " : "", why ? why : "");
+}
+
+static void mode_low(struct eb_group *group, uint64_t has, uint64_t min_free)
+{
+    char has_text[32], min_text[32];
+    group->mode = EB_GROUP_NO_PUBLISH;
+    eb_fail(&group->refusal, EB_STORAGE_FULL,
+            "storage is full: %s free on the log's disk, less than min_free (%s)",
+            eb_space_text(has_text, sizeof has_text, has),
+            eb_space_text(min_text, sizeof min_text, min_free));
+}
+
+static void start_group(struct eb_store *store, const struct eb_store_tune *tune)
+{
+    struct eb_group *group = &store->group;
+    uint64_t has;
+    group->mode = EB_GROUP_ALL;
+    group->base = store->given;
+    group->count = 0;
+    group->now = eb_store_now_locked(store);
+    eb_dedupe_expire(&store->dedupe, group->now - tune->dedupe_window_ms);
+    group->mark = eb_dedupe_mark(&store->dedupe);
+    bool wait = (atomic_load(&store->read_only) || atomic_load(&store->disk_full)) &&
+                store->env.mono_ms(store->env.ctx) < store->retry_at;
+    if (wait && atomic_load(&store->read_only))
+        set_mode(group, EB_GROUP_NO_WRITE, EB_UNAVAILABLE, "the log cannot be written now",
+                 store->trouble);
+    else if (wait)
+        set_mode(group, EB_GROUP_NO_PUBLISH, EB_STORAGE_FULL, "the log's disk is full",
+                 store->trouble);
+    else if (eb_space_low(store, tune->min_free, &has))
+        mode_low(group, has, tune->min_free);
+}
+
+/* One mode lower after @rc; from the lowest there is nothing that can fail. */
+static void lower_mode(struct eb_store *store, int rc)
+{
+    struct eb_group *group = &store->group;
+    const char *why = store->engine->ops->trouble(store->engine);
+    if (rc == -ENOSPC) {
+        bool publish = group->mode == EB_GROUP_ALL;
+        set_mode(group, publish ? EB_GROUP_NO_PUBLISH : EB_GROUP_NO_WRITE, EB_STORAGE_FULL,
+                 "the log's disk is full", why);
+    } else if (rc == -ENOMEM) {
+        set_mode(group, EB_GROUP_NO_WRITE, EB_UNAVAILABLE, "the broker is out of memory", NULL);
+    } else {
+        set_mode(group, EB_GROUP_NO_WRITE, EB_UNAVAILABLE, "the log cannot be written now", why);
+    }
+}
+
+static int try_group(struct eb_store *store, struct eb_op *ops)
+{
+    struct eb_group *group = &store->group;
+    group->begun = false;
+    group->duplicates = group->reused = group->acked = group->refused_full = 0;
+    int rc = apply_ops(store, ops);
+    return rc < 0 ? rc : commit(store);
+}
+
+/* A committed group becomes visible (W5) and counted. */
+static void settle(struct eb_store *store, const struct eb_store_tune *tune)
+{
+    struct eb_group *group = &store->group;
+    if (group->count)
+        store->last_timestamp = group->now;
+    atomic_store_explicit(&store->last_seq, store->given, memory_order_release);
+    if (group->begun)
+        eb_store_recovered_locked(store, group->count > 0);
+    eb_dedupe_bound(&store->dedupe, tune->dedupe_max);
+    eb_store_show_dedupe_locked(store);
+    count(&store->stats.stored, group->count);
+    count(&store->stats.duplicates, group->duplicates);
+    count(&store->stats.ids_reused, group->reused);
+    count(&store->stats.acked, group->acked);
+    count(&store->stats.refused_full, group->refused_full);
+    atomic_store_explicit(&store->stats.ids_evicted, store->dedupe.evicted, memory_order_relaxed);
+}
+
+static void hand_over(struct eb_store *store, struct eb_op *ops)
+{
+    if (store->hooks.committed) {
+        store->hooks.committed(store->hooks.ctx, ops);
+    } else {
+        for (struct eb_op *op = ops, *next; op; op = next) {
+            next = op->next;
+            op->done(op);
+        }
+    }
+    if (store->hooks.settled)
+        store->hooks.settled(store->hooks.ctx);
+}
+
+static void commit_group_locked(struct eb_store *store, struct eb_op *ops)
+{
+    struct eb_store_tune tune;
+    int rc;
+    eb_lock_assert_held(&store->commit_lock);
+    eb_store_tune_get(store, &tune);
+    start_group(store, &tune);
+    while ((rc = try_group(store, ops)) < 0) {
+        undo(store);
+        eb_store_failed_locked(store, rc);
+        lower_mode(store, rc);
+    }
+    settle(store, &tune);
+    hand_over(store, ops);
+}
+
+/* ---- the thread ---- */
+
+/*
+ * Wait for work, and give the janitor the turn it asked for before the next group. False: the end.
+ * The backlog is the writer's alone between its own calls, so it may be read without the commit lock.
+ */
+static bool wait_for_work(struct eb_store *store)
+{
+    eb_lock_take(&store->queue_lock);
+    if (store->janitor_asks) {
+        store->janitor_asks = false;
+        store->janitor_turn = true;
+        pthread_cond_signal(&store->janitor_cond);
+    }
+    while (store->janitor_turn || (!store->head && !store->backlog && !store->stopping)) {
+        store->writer_sleeps = !store->janitor_turn;
+        eb_cond_wait(&store->writer_cond, &store->queue_lock, -1);
+    }
+    store->writer_sleeps = false;
+    bool work = store->head || store->backlog;
+    take_queue(store);
+    eb_lock_drop(&store->queue_lock);
+    return work;
+}
+
+void *eb_writer_thread(void *arg)
+{
+    struct eb_store *store = arg;
+    pthread_setname_np(pthread_self(), "eb-writer");
+    while (wait_for_work(store)) {
+        eb_lock_take(&store->commit_lock);
+        commit_group_locked(store, cut_group(store));
+        eb_lock_drop(&store->commit_lock);
+    }
+    return NULL;
+}
+
+void eb_writer_drain(struct eb_store *store)
+{
+    eb_lock_take(&store->commit_lock);
+    for (;;) {
+        eb_lock_take(&store->queue_lock);
+        take_queue(store);
+        eb_lock_drop(&store->queue_lock);
+        struct eb_op *ops = cut_group(store);
+        if (!ops)
+            break;
+        commit_group_locked(store, ops);
+    }
+    eb_lock_drop(&store->commit_lock);
+}
