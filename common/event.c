@@ -244,7 +244,7 @@ int eb_headers_put(struct eb_headers *headers, const char *name, size_t name_len
     if (name_len == 0)
         return eb_fail(err, EB_INVALID_REQUEST, "a header has an empty name");
     if (!eb_utf8_valid(name, name_len) || !eb_utf8_valid(value, value_len))
-        return eb_fail(err, EB_INVALID_REQUEST, "the header %s is not valid UTF-8",
+        return eb_fail(err, EB_INVALID_REQUEST, "the header \"%s\" is not valid UTF-8",
                        eb_quote(quoted, sizeof(quoted), name, name_len));
     if (name_len > UINT32_MAX || value_len > UINT32_MAX)
         return eb_fail(err, EB_LIMIT_EXCEEDED, "a header is too large; at most 16 KiB for all");

@@ -138,7 +138,7 @@ static int read_payload(struct eb_draft *draft, struct eb_draft_memory *memory,
         if (len != 6 || memcmp(name, "base64", 6) != 0) {
             char quoted[300];
             return eb_fail(err, EB_INVALID_REQUEST,
-                           "\"payload_encoding\" must be \"base64\", not %s",
+                           "\"payload_encoding\" must be \"base64\", not \"%s\"",
                            eb_quote(quoted, sizeof(quoted), name, len));
         }
     }
@@ -167,7 +167,7 @@ static int read_headers(struct eb_headers *headers, struct eb_json *json, uint32
         const char *name = eb_json_string(json, i, &name_len);
         if (tokens[i + 1].type != EB_JSON_STRING) {
             char quoted[300];
-            return eb_fail(err, EB_INVALID_REQUEST, "the header %s must be a string, not %s",
+            return eb_fail(err, EB_INVALID_REQUEST, "the header \"%s\" must be a string, not %s",
                            eb_quote(quoted, sizeof(quoted), name, name_len),
                            kind_name(json, i + 1));
         }
@@ -272,7 +272,7 @@ static int check_content_type(const struct eb_draft *draft, struct eb_error *err
     if (!eb_utf8_valid(type, len) || has_control(type, len)) {
         char quoted[300];
         return eb_fail(err, EB_INVALID_REQUEST,
-                       "content type must be UTF-8 without control characters, not %s",
+                       "content type must be UTF-8 without control characters, not \"%s\"",
                        eb_quote(quoted, sizeof(quoted), type, len));
     }
     return 0;
@@ -286,7 +286,7 @@ int eb_draft_check(const struct eb_draft *draft, const struct eb_event_limits *l
     if (draft->topic[0] == '$') {
         char quoted[300];
         return eb_fail(err, EB_FORBIDDEN,
-                       "topics whose first word starts with '$' are the broker's own: %s",
+                       "topics whose first word starts with '$' are the broker's own: \"%s\"",
                        eb_quote(quoted, sizeof(quoted), draft->topic, draft->topic_len));
     }
     if (draft->payload_len > limits->max_payload || draft->payload_len > UINT32_MAX)

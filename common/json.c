@@ -1,5 +1,5 @@
 /*
- * json.c - the strict reader of json.h, its lookups, and the writer's primitives.
+ * json.c - the strict reader of json.h and its lookups.
  *
  * (J1) One pass, left to right: grammar, UTF-8, surrogates and depth are checked as the bytes go by. No
  *      byte is looked at a second time, whatever the text: the time is linear in its length.
@@ -15,9 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
+#include "common/json_scan.h"
 
 /* Above these an array is given back when the next text is much smaller. */
 #define KEEP_TOKENS  4096u
@@ -36,49 +34,6 @@ void eb_json_finish(struct eb_json *json)
 }
 
 /* ---- scanning ---- */
-
-/*
- * The first byte in [p, end) that a string cannot simply pass over: a quote, a backslash, a control
- * character below 0x20 or, if @ascii, a byte above 0x7f.
- */
-static inline const char *skip_plain(const char *p, const char *end, bool ascii)
-{
-#ifdef __SSE2__
-    const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\');
-    const __m128i space = _mm_set1_epi8(0x20), below = _mm_set1_epi8(0x1f);
-    while (end - p >= 16) {
-        __m128i v = _mm_loadu_si128((const __m128i *)p);
-        /* Signed, bytes above 0x7f are negative: one comparison finds both ends. */
-        __m128i odd = ascii ? _mm_cmplt_epi8(v, space) : _mm_cmpeq_epi8(_mm_min_epu8(v, below), v);
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, quote));
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, backslash));
-        int mask = _mm_movemask_epi8(odd);
-        if (mask)
-            return p + __builtin_ctz((unsigned)mask);
-        p += 16;
-    }
-#else
-    /* Eight at a time; a false alarm (a borrow above a real hit) only costs the byte loop below. */
-    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
-    while (end - p >= 8) {
-        uint64_t v, quote, backslash;
-        memcpy(&v, p, 8);
-        quote = v ^ ones * '"';
-        backslash = v ^ ones * '\\';
-        uint64_t odd = ((v - ones * 0x20) & ~v) | ((quote - ones) & ~quote) |
-                       ((backslash - ones) & ~backslash);
-        if ((odd | (ascii ? v : 0)) & high)
-            break;
-        p += 8;
-    }
-#endif
-    for (; p < end; p++) {
-        unsigned char c = (unsigned char)*p;
-        if (c < 0x20 || c == '"' || c == '\\' || (ascii && c > 0x7f))
-            break;
-    }
-    return p;
-}
 
 /* Length of the well-formed UTF-8 sequence at p (its first byte is above 0x7f), 0 if it is not one. */
 static inline size_t utf8_sequence(const char *text, const char *end)
@@ -251,7 +206,7 @@ static inline bool read_string(struct reader *r)
     if (!token)
         return false;
     for (;;) {
-        r->p = skip_plain(r->p, r->end, true);
+        r->p = eb_json_plain(r->p, r->end, true);
         if (r->p == r->end)
             return refuse(r, r->begin + token->start - 1, "a string without its closing quote");
         unsigned char c = (unsigned char)*r->p;
@@ -396,55 +351,39 @@ static inline bool after_value(struct reader *r, bool *ret_done)
     return true;
 }
 
+/* One value; of a container that is not empty only its opening (@ret_open). */
+static inline bool read_value(struct reader *r, bool *ret_open)
+{
+    *ret_open = false;
+    skip_space(r);
+    if (r->p == r->end)
+        return expected(r, "a value");
+    switch (*r->p) {
+    case '"':
+        return read_string(r);
+    case '{':
+    case '[':
+        return open_container(r, ret_open);
+    case 't':
+        return read_literal(r, "true", 4, EB_JSON_TRUE);
+    case 'f':
+        return read_literal(r, "false", 5, EB_JSON_FALSE);
+    case 'n':
+        return read_literal(r, "null", 4, EB_JSON_NULL);
+    default:
+        return *r->p == '-' || is_digit(r) ? read_number(r) : expected(r, "a value");
+    }
+}
+
 static bool read_text(struct reader *r)
 {
-    for (;;) {
-        bool ok, open = false, done;
+    bool open, done = false;
 
-        skip_space(r);
-        if (r->p == r->end)
-            return expected(r, "a value");
-        switch (*r->p) {
-        case '"':
-            ok = read_string(r);
-            break;
-        case '{':
-        case '[':
-            ok = open_container(r, &open);
-            break;
-        case '-':
-        case '0':
-        case '1':
-        case '2':
-        case '3':
-        case '4':
-        case '5':
-        case '6':
-        case '7':
-        case '8':
-        case '9':
-            ok = read_number(r);
-            break;
-        case 't':
-            ok = read_literal(r, "true", 4, EB_JSON_TRUE);
-            break;
-        case 'f':
-            ok = read_literal(r, "false", 5, EB_JSON_FALSE);
-            break;
-        case 'n':
-            ok = read_literal(r, "null", 4, EB_JSON_NULL);
-            break;
-        default:
-            ok = expected(r, "a value");
-        }
-        if (!ok)
+    while (!done) {
+        if (!read_value(r, &open))
             return false;
-        if (open)
-            continue;
-        if (!after_value(r, &done))
+        if (!open && !after_value(r, &done))
             return false;
-        if (done)
-            break;
     }
     skip_space(r);
     return r->p == r->end || expected(r, "the end of the text");
@@ -661,103 +600,4 @@ bool eb_json_int64(const struct eb_json *json, uint32_t tok, int64_t *ret)
         return false;
     *ret = negative ? (int64_t)(0 - value) : (int64_t)value;
     return true;
-}
-
-/* ---- writing ---- */
-
-/* Write the escape of @c (a quote, a backslash or below 0x20) and return the place behind it. */
-static char *put_escape(char *out, unsigned char c)
-{
-    static const char letters[32] = {
-        ['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r'};
-    static const char hex[16] = "0123456789abcdef";
-
-    *out++ = '\\';
-    if (c >= 0x20) {
-        *out++ = (char)c;
-    } else if (letters[c]) {
-        *out++ = letters[c];
-    } else {
-        memcpy(out, "u00", 3);
-        out[3] = hex[c >> 4];
-        out[4] = hex[c & 15];
-        out += 5;
-    }
-    return out;
-}
-
-/* Escape [p, end) to @out, which has room for 6 bytes each and 16 more. Returns the place behind. */
-static char *put_escaped(char *out, const char *p, const char *end)
-{
-    while (p < end) {
-#ifdef __SSE2__
-        const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\');
-        const __m128i below = _mm_set1_epi8(0x1f);
-        unsigned mask = 0;
-        while (end - p >= 16) {
-            __m128i v = _mm_loadu_si128((const __m128i *)p);
-            __m128i odd = _mm_cmpeq_epi8(_mm_min_epu8(v, below), v);
-            odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, quote));
-            odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, backslash));
-            _mm_storeu_si128((__m128i *)out, v); /* what follows an odd byte is written over */
-            mask = (unsigned)_mm_movemask_epi8(odd);
-            unsigned n = mask ? (unsigned)__builtin_ctz(mask) : 16;
-            p += n;
-            out += n;
-            if (mask)
-                break;
-        }
-        if (mask) {
-            out = put_escape(out, (unsigned char)*p++);
-            continue;
-        }
-#endif
-        const char *odd = skip_plain(p, end, false);
-        memcpy(out, p, (size_t)(odd - p));
-        out += odd - p;
-        p = odd;
-        if (p < end)
-            out = put_escape(out, (unsigned char)*p++);
-    }
-    return out;
-}
-
-void eb_json_write_string(struct eb_buf *out, const char *text, size_t len)
-{
-    /* In blocks, so that room for the worst case (six bytes for one) stays small. */
-    const size_t block = 1024;
-    const char *end = text + len;
-    char *p = eb_buf_reserve(out, 1);
-
-    if (!p)
-        return;
-    *p = '"';
-    out->len++;
-    while (text < end) {
-        size_t n = (size_t)(end - text) < block ? (size_t)(end - text) : block;
-        p = eb_buf_reserve(out, 6 * n + 17);
-        if (!p)
-            return;
-        out->len += (size_t)(put_escaped(p, text, text + n) - p);
-        text += n;
-    }
-    eb_buf_add(out, "\"", 1);
-}
-
-void eb_json_write_u64(struct eb_buf *out, uint64_t value)
-{
-    char digits[20], *p = digits + sizeof(digits);
-
-    do {
-        *--p = (char)('0' + value % 10);
-        value /= 10;
-    } while (value);
-    eb_buf_add(out, p, (size_t)(digits + sizeof(digits) - p));
-}
-
-void eb_json_write_i64(struct eb_buf *out, int64_t value)
-{
-    if (value < 0)
-        eb_buf_add(out, "-", 1);
-    eb_json_write_u64(out, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
 }
