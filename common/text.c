@@ -5,38 +5,30 @@
 
 #define HIGH_BITS 0x8080808080808080u
 
-/* Length of the well-formed sequence at @at (first byte >= 0x80), 0 if there is none. */
+static inline bool continues(unsigned char c)
+{
+    return (c & 0xC0) == 0x80;
+}
+
+/* Length of the well-formed sequence at @at (first byte >= 0x80), 0 if there is none (table 3-7). */
 static inline size_t sequence(const unsigned char *at, size_t len)
 {
-    unsigned char low = 0x80, high = 0xBF; /* bounds of the second byte: table 3-7 */
-    size_t want;
+    unsigned char lead = at[0];
 
-    if (at[0] < 0xC2)
-        return 0;
-    if (at[0] < 0xE0) {
-        want = 2;
-    } else if (at[0] < 0xF0) {
-        want = 3;
-        if (at[0] == 0xE0)
-            low = 0xA0; /* below: overlong */
-        else if (at[0] == 0xED)
-            high = 0x9F; /* above: surrogates */
-    } else if (at[0] < 0xF5) {
-        want = 4;
-        if (at[0] == 0xF0)
-            low = 0x90; /* below: overlong */
-        else if (at[0] == 0xF4)
-            high = 0x8F; /* above: beyond U+10FFFF */
-    } else {
-        return 0;
-    }
-    if (len < want || at[1] < low || at[1] > high)
-        return 0;
-    for (size_t i = 2; i < want; i++) {
-        if ((at[i] & 0xC0) != 0x80)
+    if (lead < 0xE0)
+        return lead >= 0xC2 && len >= 2 && continues(at[1]) ? 2 : 0;
+    if (lead < 0xF0) {
+        if (len < 3 || !continues(at[1]) || !continues(at[2]))
             return 0;
+        bool overlong = lead == 0xE0 && at[1] < 0xA0;
+        bool surrogate = lead == 0xED && at[1] >= 0xA0;
+        return overlong || surrogate ? 0 : 3;
     }
-    return want;
+    if (lead > 0xF4 || len < 4 || !continues(at[1]) || !continues(at[2]) || !continues(at[3]))
+        return 0;
+    bool overlong = lead == 0xF0 && at[1] < 0x90;
+    bool beyond = lead == 0xF4 && at[1] >= 0x90; /* U+10FFFF */
+    return overlong || beyond ? 0 : 4;
 }
 
 bool eb_utf8_valid(const char *text, size_t len)

@@ -1,4 +1,4 @@
-/* test_buf.c - the growing buffer. */
+/* test_buf.c - the growing buffer and the shared frame. */
 #include "common/buf.h"
 
 #include <string.h>
@@ -76,6 +76,31 @@ static void nothing_is_fine(void **state)
     eb_buf_finish(&buf);
 }
 
+/* A frame holds a copy, also of nothing, and lives until its last holder lets go. */
+static void frame_lives_until_its_last_holder(void **state)
+{
+    char text[] = "abc";
+    struct eb_frame *frame = eb_frame_from(text, 3);
+
+    text[0] = 'x';
+    assert_int_equal(frame->len, 3);
+    assert_ptr_equal(eb_frame_ref(frame), frame);
+    eb_frame_unref(frame);
+    assert_memory_equal(frame->data, "abc", 3);
+    eb_frame_unref(frame);
+
+    frame = eb_frame_from(NULL, 0);
+    assert_int_equal(frame->len, 0);
+    eb_frame_unref(frame);
+    frame = eb_frame_create(10);
+    assert_int_equal(frame->len, 0);
+    assert_int_equal(frame->cap, 10);
+    memset(frame->data, 0, 10);
+    eb_frame_unref(frame);
+    eb_frame_unref(NULL);
+    assert_null(eb_frame_create((size_t)UINT32_MAX + 1));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -83,6 +108,7 @@ int main(void)
         CLAIM("buf/printf_is_whole_at_each_boundary", printf_is_whole_at_each_boundary),
         CLAIM("buf/failure_sticks", failure_sticks),
         CLAIM("buf/nothing_is_fine", nothing_is_fine),
+        CLAIM("frame/lives_until_its_last_holder", frame_lives_until_its_last_holder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
