@@ -1,0 +1,194 @@
+/*
+ * row.c - one event as a row of `log`, and the checksum that says whether it is still the same.
+ *
+ * The checksum covers the topic's name, not its number: so it also speaks for the row of `topics` that it
+ * points to. A row is believed only after eb_row_check; what comes from the disk is never a bug.
+ */
+#include "broker/store/row.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/text.h"
+#include "common/topic.h"
+
+static unsigned char *put_u64(unsigned char *at, uint64_t value)
+{
+    for (int i = 0; i < 8; i++)
+        *at++ = (unsigned char)(value >> (8 * i));
+    return at;
+}
+
+static unsigned char *put_bytes(unsigned char *at, const void *data, size_t len)
+{
+    at = put_u64(at, len);
+    if (len)
+        memcpy(at, data, len);
+    return at + len;
+}
+
+uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len)
+{
+    /* All but headers and payload in one piece: one call of the checksum for the usual event but one. */
+    unsigned char head[3 * 8 + 16 + 8 + EB_TOPIC_MAX + 8 + EB_CONTENT_TYPE_MAX + 8];
+    unsigned char *at = head;
+    uint32_t crc;
+
+    at = put_u64(at, row->seq);
+    at = put_u64(at, (uint64_t)row->ts);
+    at = put_u64(at, (uint64_t)row->ttl);
+    memcpy(at, row->id, 16);
+    at = put_bytes(at + 16, topic, topic_len);
+    at = put_bytes(at, row->content_type, row->content_type_len);
+    at = put_u64(at, row->headers_len);
+    crc = eb_crc32c(0, head, (size_t)(at - head));
+    if (row->headers_len)
+        crc = eb_crc32c(crc, row->headers, row->headers_len);
+    if (row->payload_len)
+        crc = eb_crc32c(crc, row->payload, row->payload_len);
+    return crc;
+}
+
+void eb_row_from_event(struct eb_row *ret, const struct eb_event *event, uint32_t topic_id)
+{
+    bool usual = event->content_type_len == sizeof(EB_CONTENT_TYPE_DEFAULT) - 1 &&
+                 memcmp(event->content_type, EB_CONTENT_TYPE_DEFAULT, event->content_type_len) == 0;
+
+    *ret = (struct eb_row){
+        .seq = event->seq,
+        .topic_id = topic_id,
+        .ts = event->timestamp,
+        .ttl = event->ttl,
+        .id = event->id,
+        .content_type = usual ? NULL : event->content_type,
+        .content_type_len = usual ? 0 : event->content_type_len,
+        .headers = event->headers_len ? event->headers : NULL,
+        .headers_len = event->headers_len,
+        .payload = event->payload,
+        .payload_len = event->payload_len,
+    };
+    ret->crc = eb_row_crc(ret, event->topic, event->topic_len);
+}
+
+static int bind_text(sqlite3_stmt *stmt, int column, const char *text, size_t len)
+{
+    if (!text)
+        return sqlite3_bind_null(stmt, column);
+    return sqlite3_bind_text(stmt, column, text, (int)len, SQLITE_STATIC);
+}
+
+int eb_row_bind(sqlite3_stmt *stmt, const struct eb_row *row)
+{
+    int rc = sqlite3_bind_int64(stmt, 1, (sqlite3_int64)row->seq);
+
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(stmt, 2, row->topic_id);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(stmt, 3, row->ts);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(stmt, 4, row->ttl);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_blob(stmt, 5, row->id, 16, SQLITE_STATIC);
+    if (rc == SQLITE_OK)
+        rc = bind_text(stmt, 6, row->content_type, row->content_type_len);
+    if (rc == SQLITE_OK)
+        rc = bind_text(stmt, 7, row->headers, row->headers_len);
+    /* An empty blob needs a pointer: NULL would be bound as NULL. */
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_blob(stmt, 8, row->payload ? row->payload : "", (int)row->payload_len,
+                               SQLITE_STATIC);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(stmt, 9, row->crc);
+    return rc;
+}
+
+/* A text column or NULL; false if it is of another kind. */
+static bool read_text(sqlite3_stmt *stmt, int column, const char **ret, size_t *ret_len)
+{
+    int type = sqlite3_column_type(stmt, column);
+
+    *ret = NULL;
+    *ret_len = 0;
+    if (type == SQLITE_NULL)
+        return true;
+    if (type != SQLITE_TEXT)
+        return false;
+    *ret = (const char *)sqlite3_column_text(stmt, column);
+    *ret_len = (size_t)sqlite3_column_bytes(stmt, column);
+    return *ret != NULL;
+}
+
+int eb_row_read(sqlite3_stmt *stmt, struct eb_row *ret)
+{
+    struct eb_row row = {.seq = (uint64_t)sqlite3_column_int64(stmt, 0)};
+    sqlite3_int64 topic = sqlite3_column_int64(stmt, 1), crc = sqlite3_column_int64(stmt, 8);
+
+    *ret = row;
+    if (sqlite3_column_type(stmt, 1) != SQLITE_INTEGER ||
+        sqlite3_column_type(stmt, 2) != SQLITE_INTEGER ||
+        sqlite3_column_type(stmt, 3) != SQLITE_INTEGER ||
+        sqlite3_column_type(stmt, 4) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 4) != 16 ||
+        sqlite3_column_type(stmt, 7) != SQLITE_BLOB ||
+        sqlite3_column_type(stmt, 8) != SQLITE_INTEGER)
+        return -EBADMSG;
+    if (!read_text(stmt, 5, &row.content_type, &row.content_type_len) ||
+        !read_text(stmt, 6, &row.headers, &row.headers_len))
+        return -EBADMSG;
+    row.ts = sqlite3_column_int64(stmt, 2);
+    row.ttl = sqlite3_column_int64(stmt, 3);
+    if (topic < 1 || topic > UINT32_MAX || crc < 0 || crc > UINT32_MAX || row.ttl < 0 ||
+        row.content_type_len > EB_CONTENT_TYPE_MAX || row.seq == 0 || row.seq >= EB_SEQ_MAX)
+        return -EBADMSG;
+    row.topic_id = (uint32_t)topic;
+    row.crc = (uint32_t)crc;
+    row.id = sqlite3_column_blob(stmt, 4);
+    row.payload = sqlite3_column_blob(stmt, 7);
+    row.payload_len = (size_t)sqlite3_column_bytes(stmt, 7);
+    if (!row.id || (!row.payload && row.payload_len))
+        return -EBADMSG;
+    *ret = row;
+    return 0;
+}
+
+int eb_row_check(const struct eb_row *row, const char *topic, size_t topic_len)
+{
+    if (topic_len == 0 || topic_len > EB_TOPIC_MAX || row->content_type_len > EB_CONTENT_TYPE_MAX)
+        return -EBADMSG;
+    return eb_row_crc(row, topic, topic_len) == row->crc ? 0 : -EBADMSG;
+}
+
+struct eb_event *eb_row_event(const struct eb_row *row, const char *topic, size_t topic_len)
+{
+    struct eb_draft draft = {
+        .topic = topic,
+        .topic_len = topic_len,
+        .payload = row->payload,
+        .payload_len = row->payload_len,
+        .content_type = row->content_type,
+        .content_type_len = row->content_type_len,
+        .headers = row->headers,
+        .headers_len = row->headers_len,
+        .ttl = row->ttl,
+        .has_id = true,
+    };
+    struct eb_event *event;
+
+    memcpy(draft.id, row->id, sizeof(draft.id));
+    event = eb_event_create(&draft);
+    if (!event)
+        return NULL;
+    event->seq = row->seq;
+    event->timestamp = row->ts;
+    event->topic_id = row->topic_id;
+    return event;
+}
+
+int64_t eb_row_expires(int64_t ts, int64_t ttl)
+{
+    int64_t at;
+
+    if (ttl <= 0 || __builtin_mul_overflow(ttl, (int64_t)1000, &at) ||
+        __builtin_add_overflow(at, ts, &at))
+        return INT64_MAX;
+    return at;
+}
