@@ -103,7 +103,7 @@ struct eb_gap {
 struct eb_session_ops {
     struct eb_frame *(*event)(struct eb_session *session, struct eb_event *event, const char *pattern /* replaying, or NULL */);
     struct eb_frame *(*gap)(struct eb_session *session, const struct eb_gap *gap);
-    struct eb_frame *(*live)(struct eb_session *session, const char *pattern, uint64_t seq);
+    struct eb_frame *(*live)(struct eb_session *session, const char *pattern /* NULL with one_subscription */, uint64_t seq);
     /* The queue has something to send, or the session was closed by the bus. No lock held but the commit lock at most. */
     void (*wake)(struct eb_session *session);
     /* Last reference gone: free user's memory. Any thread, no lock held but the commit lock at most. */
@@ -125,7 +125,8 @@ void eb_session_set_legacy(struct eb_session *session);
 bool eb_session_legacy(struct eb_session *session);
 /**
  * End it: subscriptions leave the table, the queue is emptied, waits end. No encoder or wake call begins after
- * this returned, save on a thread that is already inside one. Idempotent. Threads: any, no lock held.
+ * this returned, save on a thread that was on its way into one. Idempotent. Threads: any, no lock held.
+ * To be called before the transport's last eb_session_unref: a session's subscriptions hold it.
  */
 void eb_session_close(struct eb_session *session);
 

@@ -1,0 +1,258 @@
+/*
+ * bus.c - a bus from start to end, the list of its sessions, and what it can tell about itself.
+ *
+ * The end: eb_bus_stop joins the readers and closes the sessions, eb_store_close commits what is queued (its
+ * hooks still come here), eb_bus_destroy frees. Sessions that a transport still holds keep the bare struct
+ * alive, and nothing else.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/bus/internal.h"
+
+/* ---- the store's side ---- */
+
+void eb_bus_submit(struct eb_bus *bus, struct eb_op *op)
+{
+    op->next = NULL;
+    eb_store_submit(bus->store, op, op);
+}
+
+static void hook_settled(void *ctx)
+{
+    struct eb_bus *bus = ctx;
+    eb_lock_take(&bus->settled_lock);
+    void (*settled)(void *) = bus->settled;
+    void *settled_ctx = bus->settled_ctx;
+    eb_lock_drop(&bus->settled_lock);
+    if (settled != NULL)
+        settled(settled_ctx);
+}
+
+/* ---- life ---- */
+
+static void bus_free(struct eb_bus *bus)
+{
+    eb_lock_finish(&bus->settled_lock);
+    eb_lock_finish(&bus->registry);
+    free(bus);
+}
+
+void eb_bus_unref(struct eb_bus *bus)
+{
+    if (atomic_fetch_sub_explicit(&bus->refs, 1, memory_order_acq_rel) == 1)
+        bus_free(bus);
+}
+
+static void free_parts(struct eb_bus *bus)
+{
+    eb_pool_destroy(bus->pool);
+    eb_autoack_destroy(bus->autoack);
+    eb_dispatch_destroy(bus->dispatch);
+    eb_table_destroy(bus->table);
+    bus->pool = NULL;
+    bus->autoack = NULL;
+    bus->dispatch = NULL;
+    bus->table = NULL;
+}
+
+int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, struct eb_bus **ret)
+{
+    struct eb_bus *bus = calloc(1, sizeof(*bus));
+    if (bus == NULL)
+        return -ENOMEM;
+    atomic_init(&bus->refs, 1);
+    bus->config = *config;
+    if (bus->config.readers == 0)
+        bus->config.readers = 4;
+    bus->store = store;
+    atomic_init(&bus->visible, eb_store_last_seq(store));
+    eb_lock_init(&bus->registry, EB_RANK_LEAF);
+    eb_lock_init(&bus->settled_lock, EB_RANK_LEAF);
+
+    struct eb_store_hooks hooks = {
+        .ctx = bus, .committed = eb_dispatch_committed, .settled = hook_settled};
+    int rc = eb_table_create(bus, &bus->table);
+    if (rc == 0)
+        rc = eb_dispatch_create(&bus->dispatch);
+    if (rc == 0 && config->auto_ack)
+        rc = eb_autoack_create(bus, &bus->autoack);
+    if (rc == 0)
+        rc = eb_pool_create(bus, bus->config.readers, &bus->pool);
+    if (rc == 0)
+        rc = eb_store_start(store, &hooks);
+    if (rc < 0) {
+        if (bus->pool != NULL)
+            eb_pool_stop(bus->pool);
+        free_parts(bus);
+        bus_free(bus);
+        return rc;
+    }
+    *ret = bus;
+    return 0;
+}
+
+void eb_bus_stop(struct eb_bus *bus)
+{
+    uint64_t number = 0;
+    struct eb_session *session;
+    if (bus == NULL)
+        return;
+    while ((session = eb_bus_next_session(bus, number)) != NULL) {
+        number = session->number;
+        eb_session_close(session);
+        eb_session_unref(session);
+    }
+    eb_pool_stop(bus->pool);
+    eb_autoack_flush(bus->autoack);
+}
+
+void eb_bus_destroy(struct eb_bus *bus)
+{
+    if (bus == NULL)
+        return;
+    free_parts(bus);
+    eb_bus_unref(bus);
+}
+
+void eb_bus_on_settled(struct eb_bus *bus, void (*settled)(void *ctx), void *ctx)
+{
+    eb_lock_take(&bus->settled_lock);
+    bus->settled = settled;
+    bus->settled_ctx = ctx;
+    eb_lock_drop(&bus->settled_lock);
+}
+
+struct eb_store *eb_bus_store(struct eb_bus *bus)
+{
+    return bus->store;
+}
+
+const struct eb_bus_config *eb_bus_config(struct eb_bus *bus)
+{
+    return &bus->config;
+}
+
+uint64_t eb_bus_visible(struct eb_bus *bus)
+{
+    return atomic_load_explicit(&bus->visible, memory_order_acquire);
+}
+
+/* ---- the sessions ---- */
+
+void eb_bus_register(struct eb_bus *bus, struct eb_session *session)
+{
+    atomic_fetch_add_explicit(&bus->refs, 1, memory_order_relaxed);
+    eb_lock_take(&bus->registry);
+    session->number = ++bus->numbers;
+    session->prev = bus->last;
+    if (bus->last != NULL)
+        bus->last->next = session;
+    else
+        bus->first = session;
+    bus->last = session;
+    eb_lock_drop(&bus->registry);
+    eb_count(bus->counters.sessions, 1);
+}
+
+void eb_bus_unregister(struct eb_bus *bus, struct eb_session *session)
+{
+    eb_lock_take(&bus->registry);
+    if (session->prev != NULL)
+        session->prev->next = session->next;
+    else
+        bus->first = session->next;
+    if (session->next != NULL)
+        session->next->prev = session->prev;
+    else
+        bus->last = session->prev;
+    eb_lock_drop(&bus->registry);
+    eb_count(bus->counters.sessions, -1);
+}
+
+/* Sessions are looked at one by one: their locks rank below the registry's and are never taken under it. */
+struct eb_session *eb_bus_next_session(struct eb_bus *bus, uint64_t after)
+{
+    eb_lock_take(&bus->registry);
+    struct eb_session *session = bus->first;
+    while (session != NULL && (session->number <= after || !eb_session_try_ref(session)))
+        session = session->next;
+    eb_lock_drop(&bus->registry);
+    return session;
+}
+
+/* ---- what is there ---- */
+
+static void describe_locked(struct eb_session *session, const struct eb_sub *sub,
+                            const struct eb_pattern *pattern, struct eb_subscription_info *ret)
+{
+    bool replaying = eb_sub_state((struct eb_sub *)sub) == EB_SUB_REPLAYING;
+    ret->session = session->number;
+    memcpy(ret->pattern, pattern->text, pattern->len);
+    ret->pattern[pattern->len] = '\0';
+    ret->state = replaying ? "replaying" : session->lagging ? "lagging" : "live";
+    if (replaying)
+        ret->cursor = sub->stream.cursor;
+    else
+        ret->cursor = session->lagging ? session->shared.cursor : eb_bus_visible(session->bus);
+}
+
+static size_t rows_locked(const struct eb_session *session)
+{
+    size_t rows = 0;
+    for (const struct eb_sub *sub = session->subs; sub != NULL; sub = sub->next)
+        rows += sub->count;
+    return rows;
+}
+
+size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
+                            struct eb_subscription_info **ret)
+{
+    struct eb_subscription_info *list = NULL;
+    struct eb_session *session;
+    size_t count = 0;
+    bool full = false;
+    while (!full && (session = eb_bus_next_session(bus, after)) != NULL) {
+        after = session->number;
+        eb_lock_take(&session->lock);
+        size_t rows = rows_locked(session);
+        full = count > 0 && count + rows > max;
+        struct eb_subscription_info *more = NULL;
+        if (rows > 0 && !full)
+            more = realloc(list, (count + rows) * sizeof(*list));
+        if (more != NULL) {
+            list = more;
+            for (struct eb_sub *sub = session->subs; sub != NULL; sub = sub->next) {
+                for (uint32_t i = 0; i < sub->count; i++)
+                    describe_locked(session, sub, &sub->entries[i].pattern, &list[count++]);
+            }
+        }
+        eb_lock_drop(&session->lock);
+        eb_session_unref(session);
+    }
+    *ret = list;
+    return count;
+}
+
+void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret)
+{
+    struct eb_bus_atomics *from = &bus->counters;
+#define READ(name) ret->name = atomic_load_explicit(&from->name, memory_order_relaxed)
+    READ(published);
+    READ(delivered);
+    READ(acked);
+    READ(subscriptions);
+    READ(sessions);
+    READ(lagging);
+    READ(lagged_total);
+    READ(replays_total);
+    READ(match_hits);
+    READ(match_misses);
+    READ(pages);
+    for (size_t i = 0; i < EB_CODE_COUNT; i++)
+        READ(publish_refused[i]);
+    for (size_t i = 0; i <= EB_GAP_DELETED; i++)
+        READ(gaps[i]);
+#undef READ
+}

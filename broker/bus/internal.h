@@ -1,0 +1,263 @@
+/*
+ * internal.h - what the files of broker/bus/ share: sessions, subscriptions, streams and who owns which field.
+ *
+ * Keys: [I] immutable after create   [a] atomic   [Q] its session's lock   [S] its shard's lock
+ *       [C] the holder of the commit lock   [P] the pool's lock   [T] the reader whose turn it is
+ *
+ * Lifetimes. A session is held by its transport, by each of its subscriptions, by each open request and by
+ * its shared stream's place in the pool. A subscription is held by its session's list, by the topic table,
+ * by each match array and lag snapshot it stands in, and by its stream's place in the pool. The circle
+ * session -> subscription -> session is cut by unsubscribe and by eb_session_close, and by nothing else.
+ */
+#pragma once
+
+#include "broker/bus/bus.h"
+
+#define EB_SEGMENT_EVENTS 256 /* events between two moves of `visible` */
+#define EB_PAGE_EVENTS    256 /* bounds of one reader's turn */
+#define EB_PAGE_BYTES     (256 * 1024)
+#define EB_SHARDS         16 /* and one more for patterns that begin with a wildcard */
+#define EB_NO_PUSH        UINT32_MAX
+
+struct eb_sub;
+
+/* ---- streams ---- */
+
+enum eb_sched { EB_SCHED_IDLE, EB_SCHED_QUEUED, EB_SCHED_RUNNING };
+
+/* A cursor into the log that the pool reads on behalf of: a replaying subscription or the shared stream. */
+struct eb_stream {
+    struct eb_stream *run_next; /* [P] */
+    int64_t due_ms;             /* [P] of one that sleeps after a read error */
+    struct eb_session *session; /* [I] */
+    struct eb_sub *sub;         /* [I] NULL: the session's shared stream */
+    uint64_t cursor;            /* [Q] everything up to here was handed over or passed */
+    uint8_t sched;              /* [Q] enum eb_sched: at most one place in the pool */
+    bool waits_room;            /* [Q] IDLE until the queue has drained */
+};
+
+/* ---- subscriptions ---- */
+
+enum eb_sub_state { EB_SUB_NEW, EB_SUB_REPLAYING, EB_SUB_LIVE, EB_SUB_CLOSED };
+
+struct eb_entry {                 /* one pattern of a subscription in the topic table */
+    struct eb_sub *sub;           /* [I] */
+    struct eb_node *node;         /* [S] */
+    struct eb_entry *prev, *next; /* [S] others with the same pattern */
+    struct eb_pattern pattern;    /* [I] */
+};
+
+struct eb_sub {
+    atomic_uint refs;
+    _Atomic uint8_t state; /* [Q] to write, [a] to peek; moves in eb_sub_move_locked only */
+    bool all_there_is;     /* [Q] the first page makes no retention gap; false once it has begun */
+    bool pending_only;     /* [I] once it is in its session's list */
+    struct eb_session *session;     /* [I] one reference */
+    struct eb_sub *next;            /* [Q] in the session's list */
+    uint64_t floor;                 /* [Q] live: served up to here when it joined */
+    struct eb_stream stream;        /* while it replays */
+    struct eb_selection *selection; /* [T] */
+    uint32_t count;                 /* [I] */
+    struct eb_entry entries[];
+};
+
+struct eb_sub *eb_sub_create(struct eb_session *session, const struct eb_pattern *patterns,
+                             size_t count);
+struct eb_sub *eb_sub_ref(struct eb_sub *sub);
+void eb_sub_unref(struct eb_sub *sub); /* no lock held but the commit lock at most */
+/** The one place where a subscription changes state; keeps the session's counts and `gen`. */
+void eb_sub_move_locked(struct eb_sub *sub, enum eb_sub_state to);
+static inline enum eb_sub_state eb_sub_state(struct eb_sub *sub)
+{
+    return atomic_load_explicit(&sub->state, memory_order_relaxed);
+}
+
+/* What a lagging shared stream reads by: the live subscriptions of one `gen`, one reference each. */
+struct eb_snapshot {
+    struct eb_selection *selection;
+    uint32_t gen;
+    uint64_t min_floor, max_floor;
+    size_t count;
+    struct {
+        struct eb_sub *sub;
+        uint64_t floor;
+    } subs[];
+};
+void eb_snapshot_free(struct eb_snapshot *snap); /* NULL is fine */
+
+/* ---- sessions ---- */
+
+struct eb_session {
+    atomic_uint refs;
+    atomic_uint open;                 /* [a] requests submitted and not yet done */
+    struct eb_bus *bus;               /* [I] one reference */
+    const struct eb_session_ops *ops; /* [I] */
+    void *user;                       /* [I] */
+    uint64_t number;                  /* [I] */
+    struct eb_session *prev, *next;   /* the bus's registry lock */
+    struct eb_lock lock;              /* EB_RANK_SESSION: all that is [Q] */
+    pthread_cond_t room;              /* [Q] eb_session_wait_room */
+    atomic_uint waiters;              /* [a] threads in it */
+    atomic_bool closed;               /* [Q] to write, [a] to peek; never false again */
+    atomic_bool legacy;               /* [a] */
+    bool one_subscription;            /* [I] */
+    _Atomic uint8_t lagging; /* [Q] to write, [a] to peek: the shared stream is fed by the pool */
+
+    struct eb_out
+        *ring; /* [Q] cap places, `count` used from head; `flying` more stay free for putback */
+    uint32_t head, count, cap, flying; /* [Q] */
+    uint32_t events;                   /* [Q] events waiting or flying */
+    size_t event_bytes;                /* [Q] theirs */
+    size_t answer_bytes;               /* [Q] of answers and notices, waiting or flying */
+    uint64_t delivered;                /* [Q] */
+
+    struct eb_stream shared;
+    struct eb_sub
+        *subs; /* [Q] one reference each; changed by the holder of the commit lock and by close */
+    uint32_t sub_count, live, replaying; /* [Q] */
+    uint32_t waiting;                    /* [Q] streams with waits_room */
+    uint32_t gen;                        /* [Q] changes with the set of live subscriptions */
+    struct eb_snapshot *snap;            /* [Q] of the lagging stream between two turns */
+
+    struct eb_session *touched;    /* [C] the segment's list of sessions with something to push */
+    uint32_t push_head, push_tail; /* [C] EB_NO_PUSH: none */
+};
+_Static_assert(sizeof(struct eb_session) < 512, "an idle session holds less than 512 bytes");
+
+/** A reference unless the last one is already gone. */
+bool eb_session_try_ref(struct eb_session *session);
+bool eb_session_closed(struct eb_session *session);
+/** A request was submitted / is done: what eb_session_wait_room counts. */
+void eb_session_open(struct eb_session *session);
+void eb_session_settle(struct eb_session *session);
+
+enum eb_fit { EB_FIT_LIVE, EB_FIT_REPLAY };
+size_t eb_frame_weight(const struct eb_frame *frame);
+/** Would an event of that weight fit? Always when no event waits, however large. */
+bool eb_queue_fits_locked(struct eb_session *session, size_t weight, enum eb_fit fit);
+/** The queue has drained under half of its bounds: streams may go on. */
+bool eb_queue_has_room_locked(struct eb_session *session);
+/** Append; takes over the frame's reference only when it returns 0. -ENOMEM. */
+int eb_queue_push_locked(struct eb_session *session, struct eb_frame *frame, uint64_t seq);
+/** Give a stream that wants to be read its place in the pool, or let it wait for room. */
+void eb_stream_kick_locked(struct eb_stream *stream);
+/** The shared stream stops being pushed to: it goes on from @cursor by the pool, when there is room. */
+void eb_session_lag_locked(struct eb_session *session, uint64_t cursor);
+void eb_session_catch_up_locked(struct eb_session *session, uint64_t cursor);
+void eb_session_wake(struct eb_session *session);
+
+/* ---- table.c ---- */
+
+struct eb_match {     /* immutable, shared: who wants a topic */
+    atomic_uint refs; /* one for the cache, one per dispatch that uses it */
+    uint32_t count;
+    struct eb_sub *subs[]; /* one reference each */
+};
+void eb_match_unref(
+    struct eb_match *match); /* NULL is fine; no lock held but the commit lock at most */
+
+struct eb_table;
+int eb_table_create(struct eb_bus *bus, struct eb_table **ret);
+void eb_table_destroy(struct eb_table *table);
+/** All its patterns or none. One reference. -ENOMEM. */
+int eb_table_add(struct eb_table *table, struct eb_sub *sub);
+void eb_table_remove(struct eb_table *table, struct eb_sub *sub);
+/**
+ * Who wants @topic among the patterns of its own shard (@wild false) or of the wildcard shard. 0 with one
+ * reference in @ret, NULL when nobody does; -ENOMEM.
+ */
+int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t len,
+                   struct eb_match **ret);
+/** Topics in the caches, for tests of their bound. */
+size_t eb_table_cached(struct eb_table *table);
+
+/* ---- dispatch.c ---- */
+
+struct eb_dispatch;
+int eb_dispatch_create(struct eb_dispatch **ret);
+void eb_dispatch_destroy(struct eb_dispatch *dispatch);
+void eb_dispatch_committed(void *bus, struct eb_op *ops); /* the store's hook */
+
+/* ---- subscribe.c ---- */
+
+struct eb_start {  /* where a replay begins (PROTOCOL 2.3, 2.4) */
+    uint64_t from; /* first seq wanted */
+    bool all_there_is;
+    bool epoch_gap;
+    uint64_t gap_to;
+};
+void eb_bus_start_rule(struct eb_bus *bus, const char *epoch, uint64_t starting_seq, uint64_t last,
+                       struct eb_start *ret);
+
+/* ---- stream.c ---- */
+
+/** One page for one stream. Drops the reference that the pool's place held. */
+void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader);
+/** The gap as its transport says it; counted. No lock held but the commit lock. */
+struct eb_frame *eb_sub_gap_frame(struct eb_sub *sub, uint64_t from, uint64_t to,
+                                  enum eb_gap_reason reason);
+
+/* ---- pool.c ---- */
+
+struct eb_pool;
+int eb_pool_create(struct eb_bus *bus, unsigned readers, struct eb_pool **ret);
+/** Ends the threads; what waits is completed with EB_UNAVAILABLE or dropped. Idempotent. */
+void eb_pool_stop(struct eb_pool *pool);
+void eb_pool_destroy(struct eb_pool *pool);
+/** Append to the run list. The session's lock is held; the caller took the place's reference. */
+void eb_pool_run(struct eb_pool *pool, struct eb_stream *stream);
+/** The same after @delay_ms. */
+void eb_pool_run_later(struct eb_pool *pool, struct eb_stream *stream, int64_t delay_ms);
+/** An auto_ack batch waits: write it by @due_ms at the latest. */
+void eb_pool_autoack_due(struct eb_pool *pool, int64_t due_ms);
+void eb_stream_ref_place(struct eb_stream *stream);
+void eb_stream_unref_place(struct eb_stream *stream);
+
+/* ---- autoack.c ---- */
+
+struct eb_autoack;
+int eb_autoack_create(struct eb_bus *bus, struct eb_autoack **ret);
+void eb_autoack_destroy(struct eb_autoack *autoack);
+/** These events were given to a plain subscriber. No lock held. */
+void eb_autoack_mark(struct eb_autoack *autoack, const struct eb_out *items, size_t count);
+void eb_autoack_flush(struct eb_autoack *autoack);
+
+/* ---- bus.c ---- */
+
+struct eb_bus_atomics { /* relaxed; read by eb_bus_counters */
+    _Atomic uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;
+    _Atomic uint64_t subscriptions, sessions, lagging, lagged_total, replays_total;
+    _Atomic uint64_t gaps[EB_GAP_DELETED + 1], match_hits, match_misses, pages;
+};
+
+struct eb_bus {
+    atomic_uint refs;             /* one for the owner, one per session */
+    struct eb_bus_config config;  /* [I] */
+    struct eb_store *store;       /* [I] */
+    _Atomic uint64_t visible;     /* [C] to write (B3) */
+    struct eb_table *table;       /* [I] */
+    struct eb_dispatch *dispatch; /* [C] */
+    struct eb_pool *pool;         /* [I] */
+    struct eb_autoack *autoack;   /* [I] NULL: off */
+    struct eb_bus_atomics counters;
+
+    struct eb_lock registry; /* EB_RANK_LEAF: the list of sessions, numbers rising */
+    struct eb_session *first, *last;
+    uint64_t numbers;
+
+    struct eb_lock settled_lock; /* EB_RANK_LEAF: the two below */
+    void (*settled)(void *ctx);
+    void *settled_ctx;
+};
+
+void eb_bus_unref(struct eb_bus *bus);
+/** Submit one operation. No lock held. */
+void eb_bus_submit(struct eb_bus *bus, struct eb_op *op);
+void eb_bus_register(struct eb_bus *bus, struct eb_session *session);
+void eb_bus_unregister(struct eb_bus *bus, struct eb_session *session);
+/** The next session numbered above @after with a reference, or NULL. */
+struct eb_session *eb_bus_next_session(struct eb_bus *bus, uint64_t after);
+
+#define eb_count(counter, n)                                                                       \
+    ((void)atomic_fetch_add_explicit(&(counter), (uint64_t)(n), memory_order_relaxed))
+#define eb_container(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

@@ -1,0 +1,402 @@
+/*
+ * stream.c - one reader's turn: a page of the log for a stream that replays or lags. The other half of the
+ * seam (session.c, Q1) is here in turn_finish_locked.
+ *
+ * A turn: begin (lock: may it go on? from where, up to which `visible`) - read the page and encode it with no
+ * lock held (B5) - finish (lock: is it still wanted? hand over what fits, then live, next turn, or wait).
+ *
+ * (R1) No page looks past `visible` as it was at the turn's begin (B3).
+ * (R2) A page for the shared stream is for the live subscriptions of one `gen`, with their floors. If the set
+ *      changed meanwhile the page is thrown away and read again: what it was filtered by is no longer true.
+ * (R3) A replaying subscription that is started afresh or leaves is another object or CLOSED: its page dies.
+ * (R4) The cursor moves only over what entered the queue or concerns nobody, so a page cut short by a full
+ *      queue is read again from there.
+ * (R5) Its `live` notice is made for the seq the page was read up to, and used only when that is still the end.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/bus/internal.h"
+#include "common/log.h"
+
+#define READ_RETRY_MS 1000
+
+struct delivery {
+    struct eb_frame *frame;
+    uint64_t seq;  /* of an event; 0: a gap */
+    uint64_t upto; /* where the cursor is after it */
+    size_t weight;
+};
+
+struct turn {
+    struct eb_stream *stream;
+    struct eb_session *session;
+    struct eb_sub *sub; /* NULL: shared */
+    struct eb_page_request request;
+    struct eb_snapshot *snap; /* shared only */
+    struct eb_page page;
+    struct delivery *out;
+    size_t count, cap;
+    struct eb_frame *live; /* R5 */
+    int rc;
+};
+
+/* ---- snapshots of the live subscriptions ---- */
+
+void eb_snapshot_free(struct eb_snapshot *snap)
+{
+    if (snap == NULL)
+        return;
+    for (size_t i = 0; i < snap->count; i++)
+        eb_sub_unref(snap->subs[i].sub);
+    eb_selection_destroy(snap->selection);
+    free(snap);
+}
+
+static struct eb_snapshot *snapshot_locked(struct eb_session *session)
+{
+    struct eb_snapshot *snap = calloc(1, sizeof(*snap) + session->live * sizeof(snap->subs[0]));
+    if (snap == NULL)
+        return NULL;
+    snap->gen = session->gen;
+    snap->min_floor = UINT64_MAX;
+    for (struct eb_sub *sub = session->subs; sub != NULL; sub = sub->next) {
+        if (eb_sub_state(sub) != EB_SUB_LIVE)
+            continue;
+        snap->subs[snap->count].sub = eb_sub_ref(sub);
+        snap->subs[snap->count++].floor = sub->floor;
+        if (sub->floor < snap->min_floor)
+            snap->min_floor = sub->floor;
+        if (sub->floor > snap->max_floor)
+            snap->max_floor = sub->floor;
+    }
+    return snap;
+}
+
+static int snapshot_select(struct eb_snapshot *snap)
+{
+    size_t count = 0, i = 0;
+    for (size_t s = 0; s < snap->count; s++)
+        count += snap->subs[s].sub->count;
+    struct eb_pattern *patterns = malloc((count != 0 ? count : 1) * sizeof(*patterns));
+    if (patterns == NULL)
+        return -ENOMEM;
+    for (size_t s = 0; s < snap->count; s++) {
+        for (uint32_t p = 0; p < snap->subs[s].sub->count; p++)
+            patterns[i++] = snap->subs[s].sub->entries[p].pattern;
+    }
+    int rc = eb_selection_create(patterns, count, &snap->selection);
+    free(patterns);
+    return rc;
+}
+
+static bool sub_matches(const struct eb_sub *sub, const struct eb_event *event)
+{
+    for (uint32_t i = 0; i < sub->count; i++) {
+        if (eb_pattern_match(&sub->entries[i].pattern, event->topic, event->topic_len))
+            return true;
+    }
+    return false;
+}
+
+/* Does a live subscription want it, above its floor? The selection has said that some pattern matches. */
+static bool snapshot_wants(const struct eb_snapshot *snap, const struct eb_event *event)
+{
+    if (event->seq > snap->max_floor)
+        return true;
+    for (size_t i = 0; i < snap->count; i++) {
+        if (event->seq > snap->subs[i].floor && sub_matches(snap->subs[i].sub, event))
+            return true;
+    }
+    return false;
+}
+
+/* ---- what a page becomes ---- */
+
+struct eb_frame *eb_sub_gap_frame(struct eb_sub *sub, uint64_t from, uint64_t to,
+                                  enum eb_gap_reason reason)
+{
+    struct eb_session *session = sub->session;
+    const char *one = sub->entries[0].pattern.text, **patterns = &one;
+    if (sub->count > 1) {
+        patterns = malloc(sub->count * sizeof(*patterns));
+        if (patterns == NULL)
+            return NULL;
+        for (uint32_t i = 0; i < sub->count; i++)
+            patterns[i] = sub->entries[i].pattern.text;
+    }
+    struct eb_gap gap = {from, to, reason, patterns, sub->count};
+    struct eb_frame *frame = session->ops->gap(session, &gap);
+    eb_count(session->bus->counters.gaps[reason], 1);
+    if (patterns != &one)
+        free(patterns);
+    return frame;
+}
+
+/* False: out of memory, the page ends before this item. Takes over the frame. */
+static bool deliver(struct turn *turn, struct eb_frame *frame, uint64_t seq, uint64_t upto)
+{
+    if (turn->count == turn->cap) {
+        size_t cap = turn->cap != 0 ? turn->cap * 2 : 64;
+        struct delivery *out = realloc(turn->out, cap * sizeof(*out));
+        if (out == NULL) {
+            eb_frame_unref(frame);
+            return false;
+        }
+        turn->out = out;
+        turn->cap = cap;
+    }
+    size_t weight = frame != NULL ? eb_frame_weight(frame) : 0;
+    turn->out[turn->count++] = (struct delivery){frame, seq, upto, weight};
+    return true;
+}
+
+static bool deliver_gap(struct turn *turn, const struct eb_page_item *item)
+{
+    if (turn->sub != NULL) {
+        struct eb_frame *frame =
+            eb_sub_gap_frame(turn->sub, item->from_seq, item->to_seq, item->reason);
+        return deliver(turn, frame, 0, item->to_seq);
+    }
+    for (size_t i = 0; i < turn->snap->count; i++) {
+        uint64_t floor = turn->snap->subs[i].floor;
+        if (floor >= item->to_seq)
+            continue;
+        uint64_t from = item->from_seq > floor ? item->from_seq : floor + 1;
+        struct eb_frame *frame =
+            eb_sub_gap_frame(turn->snap->subs[i].sub, from, item->to_seq, item->reason);
+        if (!deliver(turn, frame, 0, item->to_seq))
+            return false;
+    }
+    return true;
+}
+
+/* The pattern that stands beside the events of a replay; one subscription of several needs none. */
+static const char *mark_of(const struct turn *turn)
+{
+    if (turn->sub == NULL || turn->session->one_subscription)
+        return NULL;
+    return turn->sub->entries[0].pattern.text;
+}
+
+static void turn_encode(struct turn *turn)
+{
+    const char *mark = mark_of(turn);
+    const struct eb_session_ops *ops = turn->session->ops;
+    for (size_t i = 0; i < turn->page.count; i++) {
+        struct eb_page_item *item = &turn->page.items[i];
+        uint64_t first = item->event != NULL ? item->event->seq : item->from_seq;
+        bool taken = true;
+        if (eb_session_closed(turn->session))
+            return;
+        if (item->event == NULL)
+            taken = deliver_gap(turn, item);
+        else if (turn->sub != NULL || snapshot_wants(turn->snap, item->event))
+            taken = deliver(turn, ops->event(turn->session, item->event, mark), first, first);
+        if (!taken) {
+            turn->page.next = first;
+            turn->rc = -ENOMEM;
+            return;
+        }
+    }
+    if (turn->sub != NULL && turn->page.next > turn->request.upto)
+        turn->live = ops->live(turn->session, mark, turn->page.next - 1);
+}
+
+/* ---- the turn ---- */
+
+static bool still_wanted_locked(const struct turn *turn)
+{
+    if (turn->session->closed)
+        return false;
+    if (turn->sub != NULL)
+        return eb_sub_state(turn->sub) == EB_SUB_REPLAYING;
+    return turn->session->lagging;
+}
+
+static size_t at_least_one(size_t bound, size_t used, size_t most)
+{
+    size_t left = bound > used ? bound - used : 1;
+    return left < most ? left : most;
+}
+
+/* False: nothing is to be read now; the stream is out of the pool. */
+static bool turn_begin(struct turn *turn)
+{
+    struct eb_session *session = turn->session;
+    struct eb_stream *stream = turn->stream;
+    const struct eb_bus_config *config = &session->bus->config;
+    bool go = false;
+
+    struct eb_snapshot *stale = NULL;
+    eb_lock_take(&session->lock);
+    stream->sched = EB_SCHED_IDLE;
+    if (!still_wanted_locked(turn))
+        goto out;
+    if (!eb_queue_has_room_locked(session)) {
+        eb_stream_kick_locked(stream); /* waits */
+        goto out;
+    }
+    stream->sched = EB_SCHED_RUNNING;
+    if (turn->sub == NULL) {
+        turn->snap = session->snap;
+        session->snap = NULL;
+        if (turn->snap == NULL || turn->snap->gen != session->gen) {
+            stale = turn->snap;
+            turn->snap = snapshot_locked(session);
+        }
+        if (turn->snap != NULL && turn->snap->min_floor > stream->cursor)
+            stream->cursor = turn->snap->min_floor; /* below it nobody is served */
+    }
+    turn->request = (struct eb_page_request){
+        .from = stream->cursor + 1,
+        .upto = eb_bus_visible(session->bus),
+        .pending_only = turn->sub != NULL && turn->sub->pending_only,
+        .all_there_is = turn->sub != NULL && turn->sub->all_there_is,
+        .max_events = at_least_one(config->queue_events, session->events, EB_PAGE_EVENTS),
+        .max_bytes = at_least_one(config->queue_bytes, session->event_bytes, EB_PAGE_BYTES),
+    };
+    go = true;
+out:
+    eb_lock_drop(&session->lock);
+    eb_snapshot_free(stale);
+    return go;
+}
+
+static void turn_read(struct turn *turn, struct eb_reader *reader)
+{
+    struct eb_selection *selection = turn->sub != NULL ? turn->sub->selection : NULL;
+    turn->page.next = turn->request.from;
+    if (turn->sub == NULL) {
+        if (turn->snap == NULL ||
+            (turn->snap->selection == NULL && snapshot_select(turn->snap) < 0)) {
+            turn->rc = -ENOMEM;
+            return;
+        }
+        selection = turn->snap->selection;
+    }
+    if (turn->request.from <= turn->request.upto) {
+        turn->rc = eb_reader_page(reader, selection, &turn->request, &turn->page);
+        eb_count(turn->session->bus->counters.pages, 1);
+        if (turn->rc < 0) {
+            eb_warn("EB-READ-FAILED",
+                    "cannot read the log from seq %llu: %s; trying again in a second",
+                    (unsigned long long)turn->request.from, strerrordesc_np(-turn->rc));
+            return;
+        }
+        if (turn->page.next > turn->request.upto + 1)
+            turn->page.next = turn->request.upto + 1; /* R1, whatever the engine knows */
+    }
+    turn_encode(turn);
+}
+
+enum outcome { HANDED_OVER, FULL, OUT_OF_MEMORY };
+
+/* R4. Frames that entered the queue are taken out of the turn. */
+static enum outcome hand_over_locked(struct turn *turn, bool *ret_pushed)
+{
+    struct eb_stream *stream = turn->stream;
+    enum eb_fit fit = turn->sub != NULL ? EB_FIT_REPLAY : EB_FIT_LIVE;
+    for (size_t i = 0; i < turn->count; i++) {
+        struct delivery *d = &turn->out[i];
+        if (d->frame != NULL) {
+            if (d->seq != 0 && !eb_queue_fits_locked(turn->session, d->weight, fit)) {
+                stream->cursor = d->seq - 1;
+                return FULL;
+            }
+            if (eb_queue_push_locked(turn->session, d->frame, d->seq) < 0) {
+                if (d->seq != 0)
+                    stream->cursor = d->seq - 1;
+                return OUT_OF_MEMORY;
+            }
+            d->frame = NULL;
+            *ret_pushed = true;
+        }
+        stream->cursor = d->upto;
+    }
+    stream->cursor = turn->page.next - 1;
+    return turn->rc == -ENOMEM ? OUT_OF_MEMORY : HANDED_OVER;
+}
+
+/* Q1: at the end of what is visible, under the lock, and only there. */
+static void join_locked(struct turn *turn, bool *ret_pushed)
+{
+    struct eb_session *session = turn->session;
+    if (turn->sub == NULL) {
+        eb_session_catch_up_locked(session, turn->stream->cursor);
+        return;
+    }
+    if (turn->live != NULL && eb_queue_push_locked(session, turn->live, 0) == 0) {
+        turn->live = NULL;
+        *ret_pushed = true;
+    }
+    turn->sub->floor = turn->stream->cursor;
+    eb_sub_move_locked(turn->sub, EB_SUB_LIVE);
+}
+
+/* Returns whether something entered the queue; the stream goes back to the pool, waits, or is live. */
+static bool turn_finish_locked(struct turn *turn, int64_t *ret_later)
+{
+    struct eb_session *session = turn->session;
+    struct eb_stream *stream = turn->stream;
+    bool pushed = false;
+    bool valid = still_wanted_locked(turn) && (turn->rc == 0 || turn->rc == -ENOMEM) &&
+                 (turn->sub != NULL || (turn->snap != NULL && turn->snap->gen == session->gen));
+    enum outcome outcome = turn->rc == 0 ? HANDED_OVER : OUT_OF_MEMORY;
+
+    stream->sched = EB_SCHED_IDLE;
+    if (valid) {
+        uint64_t before = stream->cursor;
+        outcome = hand_over_locked(turn, &pushed);
+        if (turn->sub != NULL && stream->cursor > before)
+            turn->sub->all_there_is =
+                false; /* begun: from now on what is deleted ahead of it is missing */
+        if (outcome == HANDED_OVER && stream->cursor >= eb_bus_visible(session->bus))
+            join_locked(turn, &pushed);
+    }
+    if (!still_wanted_locked(turn))
+        return pushed;
+    if (outcome == OUT_OF_MEMORY) {
+        stream->sched = EB_SCHED_QUEUED;
+        *ret_later = READ_RETRY_MS;
+    } else if (outcome == FULL) { /* an event waits unsent, so eb_session_sent will come (Q4) */
+        stream->waits_room = true;
+        session->waiting++;
+    } else {
+        eb_stream_kick_locked(stream);
+    }
+    return pushed;
+}
+
+void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
+{
+    struct turn turn = {.stream = stream, .session = stream->session, .sub = stream->sub};
+    struct eb_session *session = turn.session;
+    int64_t later = -1;
+    bool pushed = false;
+
+    if (turn_begin(&turn)) {
+        turn_read(&turn, reader);
+        eb_lock_take(&session->lock);
+        pushed = turn_finish_locked(&turn, &later);
+        if (turn.sub == NULL && session->lagging && !session->closed && turn.snap != NULL &&
+            turn.snap->gen == session->gen && session->snap == NULL) {
+            session->snap = turn.snap;
+            turn.snap = NULL;
+        }
+        eb_lock_drop(&session->lock);
+    }
+    if (pushed && !eb_session_closed(session))
+        eb_session_wake(session);
+    eb_page_finish(&turn.page);
+    for (size_t i = 0; i < turn.count; i++)
+        eb_frame_unref(turn.out[i].frame);
+    free(turn.out);
+    eb_frame_unref(turn.live);
+    eb_snapshot_free(turn.snap);
+    if (later >= 0)
+        eb_pool_run_later(session->bus->pool, stream, later); /* keeps the place's reference */
+    else
+        eb_stream_unref_place(stream);
+}

@@ -1,0 +1,306 @@
+/*
+ * test_stress.c - the bus over the real store in memory, with threads: publishers, subscribers that drain
+ * slowly or fast, sessions that come and go. Meant for TSan; the rules themselves are played in test_seam.c.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/bus/bus.h"
+#include "common/clock.h"
+
+#define PUBLISHERS  3
+#define SUBSCRIBERS 6
+#define EVENTS      2000 /* each publisher */
+
+struct world {
+    struct eb_store *store;
+    struct eb_bus *bus;
+};
+
+struct box { /* a transport that checks what it takes */
+    struct world *world;
+    struct eb_session *session;
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    bool awake, ok;
+    uint64_t got, last_live, last_replay, gaps;
+    uint64_t live_from; /* `live` notice or last_seq */
+    bool replaying;
+    unsigned nap_every;
+    _Atomic bool stop;
+};
+
+/* A frame of this test: kind, seq. */
+struct note {
+    char kind; /* E event, R replayed event, G gap, L live */
+    uint64_t seq;
+};
+
+static struct eb_frame *note(char kind, uint64_t seq)
+{
+    struct note n = {.kind = kind, .seq = seq};
+    return eb_frame_from(&n, sizeof(n));
+}
+
+static struct eb_frame *on_event(struct eb_session *session, struct eb_event *event,
+                                 const char *pattern)
+{
+    return note(pattern != NULL ? 'R' : 'E', event->seq);
+}
+
+static struct eb_frame *on_gap(struct eb_session *session, const struct eb_gap *gap)
+{
+    return note('G', gap->to_seq);
+}
+
+static struct eb_frame *on_live(struct eb_session *session, const char *pattern, uint64_t seq)
+{
+    return note('L', seq);
+}
+
+static void on_wake(struct eb_session *session)
+{
+    struct box *box = eb_session_user(session);
+    pthread_mutex_lock(&box->mutex);
+    box->awake = true;
+    pthread_cond_signal(&box->cond);
+    pthread_mutex_unlock(&box->mutex);
+}
+
+static const struct eb_session_ops ops = {on_event, on_gap, on_live, on_wake, NULL};
+
+static void check(struct box *box, const struct note *n)
+{
+    uint64_t *last = n->kind == 'R' ? &box->last_replay : &box->last_live;
+    switch (n->kind) {
+    case 'G':
+        box->gaps++;
+        break;
+    case 'L':
+        assert_true(n->seq >= box->last_replay);
+        box->live_from = n->seq;
+        if (box->last_live < n->seq)
+            box->last_live = n->seq;
+        break;
+    default: /* all topics match, so the seqs of a stream have no hole */
+        if (n->kind == 'E' || *last != 0)
+            assert_int_equal(n->seq, *last + 1);
+        *last = n->seq;
+        box->got++;
+        if (n->kind == 'R' && box->last_live < n->seq)
+            box->last_live = n->seq;
+    }
+}
+
+static void *drain(void *arg)
+{
+    struct box *box = arg;
+    struct eb_out out[16];
+    unsigned round = 0;
+    for (;;) {
+        size_t count = eb_session_take(box->session, out, 16, 1 << 20);
+        if (count == 0) {
+            pthread_mutex_lock(&box->mutex);
+            while (!box->awake && !box->stop)
+                pthread_cond_wait(&box->cond, &box->mutex);
+            box->awake = false;
+            bool stop = box->stop;
+            pthread_mutex_unlock(&box->mutex);
+            if (stop)
+                break;
+            continue;
+        }
+        size_t sent = ++round % 3 == 0 ? count / 2 : count; /* EAGAIN now and then */
+        for (size_t i = 0; i < sent; i++) {
+            struct note n;
+            memcpy(&n, out[i].frame->data, sizeof(n));
+            check(box, &n);
+        }
+        eb_session_putback(box->session, out + sent, count - sent);
+        eb_session_sent(box->session, out, sent);
+        if (box->nap_every != 0 && round % box->nap_every == 0)
+            sched_yield();
+    }
+    return NULL;
+}
+
+static void publish_done(struct eb_publish *publish)
+{
+    assert_int_equal(publish->op.err.code, EB_OK);
+    eb_publish_destroy(publish);
+}
+
+static void *publish(void *arg)
+{
+    struct world *world = arg;
+    for (int i = 0; i < EVENTS; i++) {
+        struct eb_publish *publish = eb_publish_create(1);
+        struct eb_draft draft = {
+            .topic = i % 2 ? "a.b" : "c", .payload = "x", .payload_len = 1, .ttl = EB_TTL_UNSET};
+        struct eb_error err;
+        draft.topic_len = strlen(draft.topic);
+        assert_int_equal(eb_publish_add(world->bus, publish, &draft, &err), 0);
+        publish->done = publish_done;
+        eb_bus_publish(world->bus, publish);
+    }
+    return NULL;
+}
+
+struct waiter {
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    bool done;
+    uint64_t last_seq;
+    struct box *box;
+};
+
+static void finish(struct waiter *waiter)
+{
+    pthread_mutex_lock(&waiter->mutex);
+    waiter->done = true;
+    pthread_cond_signal(&waiter->cond);
+    pthread_mutex_unlock(&waiter->mutex);
+}
+
+static void wait_for(struct waiter *waiter)
+{
+    pthread_mutex_lock(&waiter->mutex);
+    while (!waiter->done)
+        pthread_cond_wait(&waiter->cond, &waiter->mutex);
+    pthread_mutex_unlock(&waiter->mutex);
+}
+
+static void subscribed(struct eb_subscribe *subscribe)
+{
+    struct waiter *waiter = subscribe->user;
+    assert_int_equal(subscribe->err.code, EB_OK);
+    if (!subscribe
+             ->replay) /* live: the next event is last_seq + 1; nothing is drained for it before this returns */
+        waiter->box->last_live = subscribe->last_seq;
+    finish(waiter);
+}
+
+static void requested(struct eb_request *request)
+{
+    finish(request->user);
+}
+
+static void subscribe(struct box *box, const char *text, bool replay, uint64_t from)
+{
+    struct eb_pattern pattern;
+    struct eb_error err;
+    struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, .box = box};
+    struct eb_subscribe request = {.patterns = &pattern,
+                                   .count = 1,
+                                   .replay = replay,
+                                   .starting_seq = from,
+                                   .done = subscribed,
+                                   .user = &waiter};
+    assert_int_equal(eb_pattern_parse(&pattern, text, strlen(text), &err), 0);
+    eb_bus_subscribe(box->world->bus, box->session, &request);
+    wait_for(&waiter);
+}
+
+static void fence(struct box *box)
+{
+    struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
+    struct eb_request request = {.done = requested, .user = &waiter};
+    eb_bus_fence(box->world->bus, box->session, &request);
+    wait_for(&waiter);
+}
+
+static void open_world(struct world *world, size_t queue_events)
+{
+    struct eb_store_config store = {
+        .memory_bytes = 64 << 20, .dedupe_window_ms = 1000, .dedupe_max = 1000};
+    struct eb_bus_config bus = {.readers = 2,
+                                .max_batch = 100,
+                                .limits = {.max_payload = 1 << 20, .max_headers = 64},
+                                .queue_events = queue_events,
+                                .queue_bytes = 1 << 20,
+                                .max_subscriptions = 10,
+                                .auto_ack = true};
+    struct eb_error err;
+    assert_int_equal(eb_store_open(&store, &world->store, &err), 0);
+    assert_int_equal(eb_bus_create(&bus, world->store, &world->bus), 0);
+}
+
+static void close_world(struct world *world)
+{
+    eb_bus_stop(world->bus);
+    eb_store_close(world->store);
+    eb_bus_destroy(world->bus);
+}
+
+static void wait_until_all(struct box *box, uint64_t upto)
+{
+    int64_t deadline = eb_mono_ms() + 60000;
+    for (;;) {
+        struct eb_session_state state;
+        eb_session_state(box->session, &state);
+        pthread_mutex_lock(&box->mutex);
+        bool drained = state.queued_events == 0 && !state.lagging && state.replaying == 0;
+        pthread_mutex_unlock(&box->mutex);
+        if (drained && eb_bus_visible(box->world->bus) == upto)
+            return;
+        assert_true(eb_mono_ms() < deadline);
+        sched_yield();
+    }
+}
+
+/* Six subscribers, live and replaying, over queues far too small, get every event of three publishers in order. */
+static void everyone_gets_everything_in_order(void **unused)
+{
+    struct world world;
+    struct box boxes[SUBSCRIBERS] = {0};
+    pthread_t publishers[PUBLISHERS], drainers[SUBSCRIBERS];
+    open_world(&world, 32);
+    for (int i = 0; i < PUBLISHERS; i++)
+        pthread_create(&publishers[i], NULL, publish, &world);
+    for (int i = 0; i < SUBSCRIBERS; i++) {
+        struct box *box = &boxes[i];
+        box->world = &world;
+        box->nap_every = (unsigned)i;
+        pthread_mutex_init(&box->mutex, NULL);
+        pthread_cond_init(&box->cond, NULL);
+        assert_int_equal(eb_session_create(world.bus, &ops, box, false, &box->session), 0);
+        subscribe(box, "#", i % 2 == 0, 0);
+        pthread_create(&drainers[i], NULL, drain, box);
+    }
+    for (int i = 0; i < PUBLISHERS; i++)
+        pthread_join(publishers[i], NULL);
+    fence(&boxes[0]);
+    for (int i = 0; i < SUBSCRIBERS; i++)
+        wait_until_all(&boxes[i], PUBLISHERS * EVENTS);
+    for (int i = 0; i < SUBSCRIBERS; i++) {
+        struct box *box = &boxes[i];
+        pthread_mutex_lock(&box->mutex);
+        box->stop = true;
+        pthread_cond_signal(&box->cond);
+        pthread_mutex_unlock(&box->mutex);
+        pthread_join(drainers[i], NULL);
+        assert_int_equal(box->last_live, PUBLISHERS * EVENTS);
+        assert_int_equal(box->gaps, 0);
+        if (i % 2 == 0)
+            assert_int_equal(box->got, PUBLISHERS * EVENTS);
+        eb_session_close(box->session);
+        eb_session_unref(box->session);
+    }
+    close_world(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(everyone_gets_everything_in_order),
+    };
+    return cmocka_run_group_tests_name("bus/stress", tests, NULL, NULL);
+}
