@@ -144,6 +144,18 @@ static void bad_file_keeps_old_output(void **state)
     assert_file_matches("^" TS " info  \\[EB-STILL\\] here\n$");
 }
 
+/* An output that is full loses the line and leaves the caller and its errno alone. */
+static void full_output_stops_nobody(void **state)
+{
+    assert_int_equal(eb_log_setup(EB_LOG_INFO, false, "/dev/full"), 0);
+    errno = EAGAIN;
+    eb_info("EB-LOST", "nobody reads this");
+    assert_int_equal(errno, EAGAIN);
+    start(EB_LOG_INFO, false);
+    eb_info(NULL, "again");
+    assert_file_matches("^" TS " info  again\n$");
+}
+
 /* After a rotation, setting up again writes to a new file of the same name. */
 static void setup_again_reopens(void **state)
 {
@@ -209,6 +221,7 @@ int main(void)
         CLAIM("log/level_filters", level_filters),
         CLAIM("log/long_line_is_cut", long_line_is_cut),
         CLAIM("log/bad_file_keeps_old_output", bad_file_keeps_old_output),
+        CLAIM("log/full_output_stops_nobody", full_output_stops_nobody),
         CLAIM("log/setup_again_reopens", setup_again_reopens),
         CLAIM("log/lines_never_interleave", lines_never_interleave),
     };
