@@ -1,0 +1,288 @@
+/*
+ * net.c - the net's life: its daemons (one libmicrohttpd daemon per listening socket), places, start and
+ * the orderly end.
+ *
+ * The end, in the order that libmicrohttpd 0.9.75 needs (each step's reason):
+ * (N1) quiesce: no new connection, so that what follows is finite; the listening socket is ours again.
+ * (N2) streams end their bodies when they have sent what is queued, WebSockets are closed: none of them waits for the other.
+ * (N3) wait until no request is active, or the time is up. The bus still runs, so publishes are answered.
+ * (N4) shut the gate (H4) and wait for every suspended request to be resumed: MHD_stop_daemon aborts
+ *      otherwise. This has no deadline: what a request waits for is a commit or one page of the log.
+ * (N5) stop the daemons, then the ticker that resumed for them.
+ */
+#include "broker/net/http.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+
+#define HTTP_THREADS 2
+/*
+ * Room for a request's line and headers: 16 KiB of event headers and what goes with them. Above 32 KiB
+ * libmicrohttpd maps the pool, so that only what is touched of it is resident (two pages when idle).
+ */
+#define POOL_BYTES (48 * 1024)
+
+struct eb_listener {
+    struct eb_listener *next;
+    struct eb_net *net;
+    struct MHD_Daemon *daemon;
+    bool loopback, unix_socket;
+};
+
+/* A Unix socket is out of a browser's reach, so DNS rebinding is no matter there. */
+bool eb_listener_checks_host(const struct eb_listener *listener)
+{
+    return listener->loopback && !listener->unix_socket;
+}
+
+struct eb_policy *eb_net_policy(struct eb_net *net)
+{
+    eb_lock_take(&net->policy_lock);
+    struct eb_policy *policy = net->policy;
+    atomic_fetch_add_explicit(&policy->refs, 1, memory_order_relaxed);
+    eb_lock_drop(&net->policy_lock);
+    return policy;
+}
+
+bool eb_net_place_take(struct eb_net *net)
+{
+    unsigned taken = atomic_load(&net->places);
+    do {
+        if (taken >= net->max_connections) {
+            atomic_fetch_add(&net->refused_places, 1);
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak(&net->places, &taken, taken + 1));
+    return true;
+}
+
+void eb_net_place_give(struct eb_net *net)
+{
+    atomic_fetch_sub(&net->places, 1);
+}
+
+static void net_free(struct eb_net *net)
+{
+    if (net->policy)
+        eb_policy_unref(net->policy);
+    eb_lock_finish(&net->policy_lock);
+    eb_lock_finish(&net->resume_lock);
+    eb_lock_finish(&net->peers_lock);
+    eb_lock_finish(&net->streams_lock);
+    pthread_cond_destroy(&net->resume_cond);
+    free(net->ws_path);
+    free(net->limits_json);
+    free(net);
+}
+
+static int net_init(struct eb_net *net, const struct eb_net_config *config, struct eb_bus *bus)
+{
+    eb_lock_init(&net->policy_lock, EB_RANK_LEAF);
+    eb_lock_init(&net->resume_lock, EB_RANK_RESUME);
+    eb_lock_init(&net->peers_lock, EB_RANK_CONNECTIONS);
+    eb_lock_init(&net->streams_lock, EB_RANK_CONNECTIONS);
+    eb_cond_init(&net->resume_cond);
+    net->bus = bus;
+    net->ws_path = strdup(config->ws_path ? config->ws_path : "/ws");
+    net->limits_json = strdup(config->limits_json ? config->limits_json : "{}");
+    if (!net->ws_path || !net->limits_json)
+        return -ENOMEM;
+    net->max_message = config->max_message;
+    net->max_connections = config->max_connections;
+    net->max_http_connections = config->max_http_connections ? config->max_http_connections : 256;
+    net->request_timeout_ms = config->request_timeout_ms > 0 ? config->request_timeout_ms : 30000;
+    net->stall_timeout_ms = config->stall_timeout_ms > 0 ? config->stall_timeout_ms : 60000;
+    net->sse_comment_ms = config->sse_comment_ms > 0 ? config->sse_comment_ms : 15000;
+    int64_t shortest = net->sse_comment_ms < net->request_timeout_ms ? net->sse_comment_ms
+                                                                     : net->request_timeout_ms;
+    net->tick_ms = shortest / 8 < 10 ? 10 : shortest / 8 > 1000 ? 1000 : shortest / 8;
+    net->pages = config->pages;
+    net->started_ms = eb_mono_ms();
+    return eb_policy_create(config, &net->policy);
+}
+
+int eb_net_create(const struct eb_net_config *config, struct eb_bus *bus, struct eb_net **ret)
+{
+    struct eb_net *net = calloc(1, sizeof(*net));
+    if (!net)
+        return -ENOMEM;
+    int rc = net_init(net, config, bus);
+    if (rc < 0)
+        goto free_net;
+    rc = eb_tick_start(net);
+    if (rc < 0)
+        goto free_net;
+    rc = eb_ws_side_create(net, config, bus, &net->ws);
+    if (rc < 0)
+        goto stop_tick;
+    eb_bus_on_settled(bus, eb_tick_settled, net);
+    *ret = net;
+    return 0;
+
+stop_tick:
+    eb_tick_stop(net);
+free_net:
+    net_free(net);
+    return rc;
+}
+
+int eb_net_reconfigure(struct eb_net *net, const struct eb_net_config *config)
+{
+    struct eb_policy *policy;
+    int rc = eb_policy_create(config, &policy);
+    if (rc < 0)
+        return rc;
+    eb_lock_take(&net->policy_lock);
+    struct eb_policy *old = net->policy;
+    net->policy = policy;
+    eb_lock_drop(&net->policy_lock);
+    eb_policy_unref(old);
+    eb_ws_side_reconfigure(net->ws, config);
+    return 0;
+}
+
+void eb_net_set_ready(struct eb_net *net, const char *why_not)
+{
+    atomic_store(&net->not_ready, why_not);
+}
+
+/* ---- daemons ---- */
+
+/* libmicrohttpd would decode %2F before we have split the path: leave everything as it came. */
+static size_t unescape_nothing(void *ctx, struct MHD_Connection *connection, char *text)
+{
+    return strlen(text);
+}
+
+static void log_line(void *ctx, const char *fmt, va_list args)
+{
+    if (eb_log_level() < EB_LOG_DEBUG)
+        return;
+    char line[256];
+    int len = vsnprintf(line, sizeof(line), fmt, args);
+    if (len > 0 && (size_t)len < sizeof(line) && line[len - 1] == '\n')
+        line[len - 1] = 0;
+    eb_debug("libmicrohttpd: %s", line);
+}
+
+static enum MHD_Result handle(void *listener, struct MHD_Connection *connection, const char *url,
+                              const char *method, const char *version, const char *upload_data,
+                              size_t *upload_data_size, void **req_cls)
+{
+    return eb_net_handle(((struct eb_listener *)listener)->net, connection, url, method, version,
+                         upload_data, upload_data_size, req_cls);
+}
+
+static void completed(void *listener, struct MHD_Connection *connection, void **req_cls,
+                      enum MHD_RequestTerminationCode why)
+{
+    eb_net_completed(((struct eb_listener *)listener)->net, connection, req_cls, why);
+}
+
+static void *raw_uri(void *ctx, const char *uri, struct MHD_Connection *connection)
+{
+    struct eb_listener *listener = ctx;
+    struct eb_http_request *request = eb_net_raw_uri(listener->net, uri, connection);
+    if (request) {
+        request->listener = listener;
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        request->peer = info ? info->socket_context : NULL;
+        if (request->peer && atomic_load(&request->peer->state) == EB_PEER_UPGRADED)
+            eb_peer_enter(request->peer,
+                          EB_PEER_HEAD); /* the upgrade before this request was refused */
+    }
+    return request;
+}
+
+int eb_net_serve(struct eb_net *net, int listen_fd, bool loopback, bool unix_socket)
+{
+    struct eb_listener *listener = calloc(1, sizeof(*listener));
+    if (!listener)
+        return -ENOMEM;
+    *listener = (struct eb_listener){.net = net, .loopback = loopback, .unix_socket = unix_socket};
+    unsigned idle_s = (unsigned)((net->request_timeout_ms + 999) / 1000);
+    listener->daemon = MHD_start_daemon(
+        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
+            MHD_USE_ERROR_LOG,
+        0, NULL, NULL, handle, listener, MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL,
+        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_THREAD_POOL_SIZE, HTTP_THREADS,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT,
+        net->max_connections + net->max_http_connections, MHD_OPTION_CONNECTION_TIMEOUT, idle_s,
+        MHD_OPTION_URI_LOG_CALLBACK, raw_uri, listener, MHD_OPTION_UNESCAPE_CALLBACK,
+        unescape_nothing, NULL, MHD_OPTION_NOTIFY_COMPLETED, completed, listener,
+        MHD_OPTION_NOTIFY_CONNECTION, eb_peer_notify, net, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_END);
+    if (!listener->daemon) {
+        free(listener);
+        return -ENOMEM;
+    }
+    listener->next = net->listeners;
+    net->listeners = listener;
+    return 0;
+}
+
+/* ---- the end ---- */
+
+static bool wait_until_idle(struct eb_net *net, int64_t deadline_ms)
+{
+    while (atomic_load(&net->active) > 0) {
+        if (eb_mono_ms() >= deadline_ms)
+            return false;
+        eb_lock_take(&net->resume_lock);
+        eb_cond_wait(&net->resume_cond, &net->resume_lock, eb_mono_ms() + 10);
+        eb_lock_drop(&net->resume_lock);
+    }
+    return true;
+}
+
+static void shut_gate(struct eb_net *net)
+{
+    eb_lock_take(&net->resume_lock);
+    net->gate = true;
+    while (net->suspended > 0)
+        eb_cond_wait(&net->resume_cond, &net->resume_lock, eb_mono_ms() + 10);
+    eb_lock_drop(&net->resume_lock);
+}
+
+void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
+{
+    int64_t deadline = eb_mono_ms() + timeout_ms;
+    eb_net_set_ready(net, "the broker is stopping");
+    for (struct eb_listener *l = net->listeners; l; l = l->next) { /* N1 */
+        int fd = MHD_quiesce_daemon(l->daemon);
+        if (fd >= 0)
+            close(fd);
+    }
+    atomic_store(&net->stopping, true);
+    eb_sse_stop(net); /* N2 */
+    eb_ws_side_stop(net->ws, 1001, deadline);
+    wait_until_idle(net, deadline); /* N3 */
+    atomic_store(&net->streams_cut, true);
+    eb_sse_stop(net);
+    shut_gate(net);          /* N4 */
+    while (net->listeners) { /* N5 */
+        struct eb_listener *listener = net->listeners;
+        net->listeners = listener->next;
+        MHD_stop_daemon(listener->daemon);
+        free(listener);
+    }
+    eb_bus_on_settled(net->bus, NULL, NULL);
+}
+
+void eb_net_destroy(struct eb_net *net)
+{
+    if (!net)
+        return;
+    eb_ws_side_destroy(net->ws);
+    eb_tick_stop(net);
+    eb_linger_finish(net);
+    net_free(net);
+}

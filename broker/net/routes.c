@@ -1,0 +1,60 @@
+/* routes.c - which path is answered by whom, and with which methods. */
+#include "broker/net/http.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct eb_route ROUTES[] = {
+    {"/v1/topics/{}/events", EB_METHOD_POST, .post = eb_rest_publish,
+     .post_begin = eb_rest_publish_begin},
+    {"/v1/events", EB_METHOD_GET | EB_METHOD_POST, .get = eb_rest_events,
+     .post = eb_rest_publish_events, .post_begin = eb_rest_publish_events_begin},
+    {"/v1/events/{}", EB_METHOD_GET, .get = eb_rest_event},
+    {"/v1/stream", EB_METHOD_GET, .get = eb_sse_handle},
+    {"/v1/topics", EB_METHOD_GET, .get = eb_rest_topics},
+    {"/v1/subscriptions", EB_METHOD_GET, .get = eb_rest_subscriptions},
+    {"/v1/connections", EB_METHOD_GET, .get = eb_rest_connections},
+    {"/v1/stats", EB_METHOD_GET, .get = eb_rest_stats},
+    {"/metrics", EB_METHOD_GET, .get = eb_rest_metrics},
+    {"/healthz", EB_METHOD_GET, .open = true, .get = eb_rest_healthz},
+    {"/livez", EB_METHOD_GET, .open = true, .get = eb_rest_healthz},
+    {"/readyz", EB_METHOD_GET, .open = true, .get = eb_rest_readyz},
+    {"/", EB_METHOD_GET, .open = true, .page = true, .get = eb_page_handle},
+    {"/app.js", EB_METHOD_GET, .open = true, .page = true, .get = eb_page_handle},
+    {"/style.css", EB_METHOD_GET, .open = true, .page = true, .get = eb_page_handle},
+    {"/favicon.ico", EB_METHOD_GET, .open = true, .page = true, .get = eb_page_handle},
+};
+
+static bool matches(const char *route, const char *path, const char **ret_segment, size_t *ret_len)
+{
+    while (*route) {
+        if (route[0] == '{') {
+            size_t len = strcspn(path, "/");
+            *ret_segment = path;
+            *ret_len = len;
+            route += 2;
+            path += len;
+        } else if (*route++ != *path++) {
+            return false;
+        }
+    }
+    return *path == 0;
+}
+
+const struct eb_route *eb_route_find(const char *path, bool pages, const char **ret_segment,
+                                     size_t *ret_len)
+{
+    for (size_t i = 0; i < sizeof(ROUTES) / sizeof(*ROUTES); i++) {
+        if (ROUTES[i].page && !pages)
+            continue;
+        if (matches(ROUTES[i].path, path, ret_segment, ret_len))
+            return &ROUTES[i];
+    }
+    return NULL;
+}
+
+void eb_route_allow(unsigned methods, char out[64])
+{
+    snprintf(out, 64, "%s%sOPTIONS", methods & EB_METHOD_GET ? "GET, HEAD, " : "",
+             methods & EB_METHOD_POST ? "POST, " : "");
+}
