@@ -1,0 +1,115 @@
+/* test_dedupe.c - the table of ids against a plain list that does the same slowly. */
+#include "fixture.h"
+
+#include "broker/store/dedupe.h"
+
+struct model {
+    struct eb_dedupe_entry entries[60000];
+    size_t head, tail;
+};
+
+static const struct eb_dedupe_entry *model_find(struct model *model, unsigned n)
+{
+    uint8_t id[16];
+    id_from(id, n);
+    for (size_t i = model->tail; i > model->head; i--)
+        if (memcmp(model->entries[i - 1].id, id, 16) == 0)
+            return &model->entries[i - 1];
+    return NULL;
+}
+
+/* Put, undo, expire and bound in random order give what the list gives. */
+static void same_as_a_list(void **state)
+{
+    static struct model model;
+    struct eb_dedupe dedupe;
+    unsigned seed = 7;
+    int64_t now = 0;
+    uint64_t seq = 0;
+    assert_int_equal(0, eb_dedupe_init(&dedupe));
+    for (int step = 0; step < 40000; step++) {
+        unsigned what = (unsigned)rand_r(&seed) % 1000;
+        if (what < 970) {
+            unsigned n = (unsigned)rand_r(&seed) % 6000;
+            uint8_t id[16];
+            id_from(id, n);
+            const struct eb_dedupe_entry *want = model_find(&model, n);
+            const struct eb_dedupe_entry *got = eb_dedupe_put(&dedupe, id, ++seq, now);
+            assert_int_equal(!want, !got);
+            if (want) {
+                assert_int_equal(want->seq, got->seq);
+            } else {
+                struct eb_dedupe_entry *entry = &model.entries[model.tail++];
+                memcpy(entry->id, id, 16);
+                entry->seq = seq;
+                entry->timestamp = now;
+            }
+        } else if (what < 990) {
+            size_t back = (unsigned)rand_r(&seed) % 50;
+            uint64_t mark = eb_dedupe_mark(&dedupe);
+            mark = mark > back ? mark - back : 0;
+            eb_dedupe_undo(&dedupe, mark);
+            while (back-- && model.tail > model.head)
+                model.tail--;
+        } else if (what < 996) {
+            now += 10;
+            eb_dedupe_expire(&dedupe, now - 150);
+            while (model.head < model.tail && model.entries[model.head].timestamp <= now - 150)
+                model.head++;
+        } else if (what < 997) {
+            eb_dedupe_bound(&dedupe, 2500);
+            while (model.tail - model.head > 2500)
+                model.head++;
+        }
+        assert_int_equal(model.tail - model.head, eb_dedupe_count(&dedupe));
+    }
+    assert_true(dedupe.cap > 1024); /* it grew on the way */
+    eb_dedupe_finish(&dedupe);
+}
+
+/* An id loaded twice at start answers with its later seq, also after the earlier one expired. */
+static void later_load_wins(void **state)
+{
+    struct eb_dedupe dedupe;
+    uint8_t id[16];
+    id_from(id, 1);
+    assert_int_equal(0, eb_dedupe_init(&dedupe));
+    eb_dedupe_load(&dedupe, id, 5, 100);
+    eb_dedupe_load(&dedupe, id, 9, 200);
+    assert_int_equal(9, eb_dedupe_put(&dedupe, id, 10, 300)->seq);
+    eb_dedupe_expire(&dedupe, 100);
+    assert_int_equal(9, eb_dedupe_put(&dedupe, id, 10, 300)->seq);
+    eb_dedupe_expire(&dedupe, 200);
+    assert_null(eb_dedupe_put(&dedupe, id, 10, 300));
+    eb_dedupe_finish(&dedupe);
+}
+
+/* What is dropped for the bound is the oldest, and counted. */
+static void bound_evicts_the_oldest(void **state)
+{
+    struct eb_dedupe dedupe;
+    uint8_t id[16];
+    assert_int_equal(0, eb_dedupe_init(&dedupe));
+    for (unsigned n = 1; n <= 10; n++) {
+        id_from(id, n);
+        assert_null(eb_dedupe_put(&dedupe, id, n, n));
+    }
+    eb_dedupe_bound(&dedupe, 4);
+    assert_int_equal(6, dedupe.evicted);
+    assert_int_equal(7, eb_dedupe_oldest(&dedupe));
+    id_from(id, 6);
+    assert_null(eb_dedupe_put(&dedupe, id, 11, 11));
+    id_from(id, 7);
+    assert_non_null(eb_dedupe_put(&dedupe, id, 12, 12));
+    eb_dedupe_finish(&dedupe);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        {"dedupe/same_as_a_list", same_as_a_list, NULL, NULL, NULL},
+        {"dedupe/later_load_wins", later_load_wins, NULL, NULL, NULL},
+        {"dedupe/bound_evicts_the_oldest", bound_evicts_the_oldest, NULL, NULL, NULL},
+    };
+    return cmocka_run_group_tests_name("dedupe", tests, NULL, NULL);
+}

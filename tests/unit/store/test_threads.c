@@ -1,0 +1,259 @@
+/* test_threads.c - the writer's and the janitor's threads beside many submitters and readers. */
+#include "fixture.h"
+
+#include <sched.h>
+
+#include "common/clock.h"
+
+#define SUBMITTERS 32
+#define EACH       200
+#define IDS        500
+
+struct run {
+    struct eb_store *store;
+    pthread_mutex_t lock; /* order of completion */
+    pthread_cond_t cond;
+    unsigned open;
+    uint64_t first_seq[IDS]; /* [lock] what the id was stored as */
+    unsigned stored[IDS];
+    uint64_t last_new; /* [lock] seqs of new events rise along the completions */
+    bool early;        /* [lock] something was read before its hook */
+    _Atomic uint64_t handed;
+};
+
+struct job {
+    struct eb_op op;
+    struct run *run;
+    struct eb_event *event;
+    struct eb_op_result result;
+    unsigned id;
+    unsigned submitter, nth;
+};
+
+static unsigned last_nth[SUBMITTERS]; /* under run->lock */
+
+static void job_done(struct eb_op *op)
+{
+    struct job *job = op->user;
+    struct run *run = job->run;
+    pthread_mutex_lock(&run->lock);
+    assert_int_equal(EB_OK, op->err.code);
+    assert_true(job->nth > last_nth[job->submitter]); /* what one thread submits stays in order */
+    last_nth[job->submitter] = job->nth;
+    if (!job->result.duplicate) {
+        assert_true(job->result.seq > run->last_new);
+        run->last_new = job->result.seq;
+        run->first_seq[job->id] = job->result.seq;
+        run->stored[job->id]++;
+    }
+    /* The first one's completion comes first, so its seq is known here. */
+    assert_int_equal(run->first_seq[job->id], job->result.seq);
+    assert_true(eb_store_last_seq(run->store) >= job->result.seq);
+    if (--run->open == 0)
+        pthread_cond_signal(&run->cond);
+    pthread_mutex_unlock(&run->lock);
+    eb_event_unref(job->event);
+    free(job);
+}
+
+struct submitter {
+    struct run *run;
+    unsigned number;
+};
+
+static void *submit_many(void *arg)
+{
+    struct submitter *self = arg;
+    unsigned seed = self->number;
+    for (unsigned n = 1; n <= EACH; n++) {
+        struct job *job = calloc(1, sizeof *job);
+        job->run = self->run;
+        job->submitter = self->number;
+        job->nth = n;
+        job->id = (unsigned)rand_r(&seed) % IDS;
+        job->event = event_new(job->id, "race", "the same");
+        job->op = (struct eb_op){.kind = EB_OP_PUBLISH,
+                                 .count = 1,
+                                 .events = &job->event,
+                                 .results = &job->result,
+                                 .done = job_done,
+                                 .user = job};
+        eb_store_submit(self->run->store, &job->op, &job->op);
+    }
+    return NULL;
+}
+
+static atomic_bool reading;
+
+/* Every page is in order and holds nothing that was not committed when it was asked for. */
+static void *read_all_the_time(void *arg)
+{
+    struct run *run = arg;
+    struct eb_pattern pattern;
+    struct eb_selection *selection;
+    struct eb_reader *reader;
+    struct eb_error err;
+    assert_int_equal(0, eb_pattern_parse(&pattern, "race", 4, &err));
+    assert_int_equal(0, eb_selection_create(&pattern, 1, &selection));
+    assert_int_equal(0, eb_reader_create(run->store, &reader));
+    uint64_t next = 1;
+    while (atomic_load(&reading)) {
+        struct eb_page page;
+        struct eb_page_request request = {
+            .from = next, .upto = UINT64_MAX, .max_events = 50, .max_bytes = 1 << 20};
+        assert_int_equal(0, eb_reader_page(reader, selection, &request, &page));
+        uint64_t last = eb_store_last_seq(run->store);
+        for (size_t i = 0; i < page.count; i++)
+            assert_true(page.items[i].event->seq >= next && page.items[i].event->seq <= last);
+        next = page.next > last ? 1 : page.next;
+        eb_page_finish(&page);
+    }
+    eb_reader_destroy(reader);
+    eb_selection_destroy(selection);
+    return NULL;
+}
+
+static void committed(void *ctx, struct eb_op *ops)
+{
+    struct run *run = ctx;
+    for (struct eb_op *next; ops; ops = next) {
+        next = ops->next;
+        run->handed++;
+        ops->done(ops);
+    }
+}
+
+/* 32 threads publish the same 500 ids at once: each is stored once, all others get its seq. */
+static void race_for_the_same_ids(void **state)
+{
+    struct eb_store_config config = {
+        .memory_bytes = 64 << 20,
+        .dedupe_window_ms = 600000,
+        .dedupe_max = 100000,
+        .acked_retention_ms = -1,
+        .group_events = 64,
+    };
+    struct run run = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    struct submitter submitters[SUBMITTERS];
+    pthread_t threads[SUBMITTERS], reader;
+    struct eb_store_hooks hooks = {.ctx = &run, .committed = committed};
+    struct eb_error err;
+    memset(last_nth, 0, sizeof last_nth);
+    run.open = SUBMITTERS * EACH;
+    assert_int_equal(0, eb_store_open(&config, &run.store, &err));
+    assert_int_equal(0, eb_store_start(run.store, &hooks));
+    atomic_store(&reading, true);
+    assert_int_equal(0, pthread_create(&reader, NULL, read_all_the_time, &run));
+    for (unsigned i = 0; i < SUBMITTERS; i++) {
+        submitters[i] = (struct submitter){&run, i};
+        assert_int_equal(0, pthread_create(&threads[i], NULL, submit_many, &submitters[i]));
+    }
+    for (unsigned i = 0; i < SUBMITTERS; i++)
+        pthread_join(threads[i], NULL);
+    pthread_mutex_lock(&run.lock);
+    while (run.open)
+        pthread_cond_wait(&run.cond, &run.lock);
+    pthread_mutex_unlock(&run.lock);
+    atomic_store(&reading, false);
+    pthread_join(reader, NULL);
+    uint64_t stored = 0;
+    for (unsigned i = 0; i < IDS; i++) {
+        assert_true(run.stored[i] <= 1);
+        stored += run.stored[i];
+    }
+    assert_int_equal(stored, eb_store_last_seq(run.store));
+    assert_int_equal(SUBMITTERS * EACH, run.handed);
+    eb_store_close(run.store);
+}
+
+/* ---- the end ---- */
+
+static _Atomic unsigned ended;
+
+static void count_done(struct eb_op *op)
+{
+    assert_int_equal(EB_OK, op->err.code);
+    ended++;
+}
+
+/* Close commits what was queued just before it, with threads and without. */
+static void close_commits_what_is_queued(void **state)
+{
+    for (int started = 0; started < 2; started++) {
+        struct eb_store_config config = {.memory_bytes = 1 << 20, .acked_retention_ms = -1};
+        struct eb_op fences[100];
+        struct eb_store *store;
+        struct eb_error err;
+        ended = 0;
+        assert_int_equal(0, eb_store_open(&config, &store, &err));
+        if (started)
+            assert_int_equal(0, eb_store_start(store, NULL));
+        for (size_t i = 0; i < 100; i++) {
+            fences[i] = (struct eb_op){.kind = EB_OP_FENCE, .done = count_done};
+            eb_store_submit(store, &fences[i], &fences[i]);
+        }
+        eb_store_close(store);
+        assert_int_equal(100, ended);
+    }
+}
+
+/* ---- turns ---- */
+
+/* An engine that counts its steps, and whose steps always ask for more. */
+struct turns {
+    struct fixture fx;
+    _Atomic unsigned groups, steps;
+    unsigned steps_before; /* the writer's: steps when the last group was done */
+};
+
+static int turns_trim(struct eb_engine *engine, const struct eb_trim_request *request,
+                      struct eb_trim_result *ret)
+{
+    ((struct turns *)engine)->steps++;
+    for (int64_t end = eb_mono_us() + 100; eb_mono_us() < end;)
+        ; /* a step is long beside the time between two */
+    *ret = (struct eb_trim_result){.more = true};
+    return 0;
+}
+
+static void turns_done(struct eb_op *op)
+{
+    struct turns *turns = op->user;
+    turns->steps_before = turns->steps;
+    turns->groups++;
+}
+
+/*
+ * However much there is to delete, a publish waits for the step under way and for no other; and under
+ * constant publishing the steps go on.
+ */
+static void publish_waits_for_one_step(void **state)
+{
+    static struct eb_engine_ops ops;
+    struct turns *turns = calloc(1, sizeof *turns);
+    fx_open(&turns->fx);
+    ops = fx_ops;
+    ops.trim = turns_trim;
+    turns->fx.engine.ops = &ops;
+    assert_int_equal(0, eb_store_start(turns->fx.store, NULL));
+    for (unsigned i = 0; turns->steps < 2500; i++) {
+        struct eb_op fence = {.kind = EB_OP_FENCE, .done = turns_done, .user = turns};
+        eb_store_submit(turns->fx.store, &fence, &fence);
+        unsigned steps = turns->steps;
+        while (turns->groups == i)
+            sched_yield();
+        assert_true((int)(turns->steps_before - steps) <= 1);
+    }
+    eb_store_close(turns->fx.store);
+    free(turns);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        {"threads/race_for_the_same_ids", race_for_the_same_ids, NULL, NULL, NULL},
+        {"threads/close_commits_what_is_queued", close_commits_what_is_queued, NULL, NULL, NULL},
+        {"threads/publish_waits_for_one_step", publish_waits_for_one_step, NULL, NULL, NULL},
+    };
+    return cmocka_run_group_tests_name("threads", tests, NULL, NULL);
+}
