@@ -245,17 +245,17 @@ int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t
     struct eb_error error = {.code = EB_OK};
     struct eb_pattern *list = NULL;
     size_t count = 0;
-    eb_broker_subscription *sub = NULL;
+    eb_broker_subscription *sub;
     if (parse_patterns(patterns, &list, &count, &error) < 0)
         return eb_embed_errno(&error, err);
     int rc = make(broker, handler, user, &sub);
-    if (rc == 0)
-        ask(broker, sub, list, count, starting_seq, &error);
-    free(list);
     if (rc < 0) {
+        free(list);
         snprintf(err, EB_BROKER_ERROR, "cannot subscribe: %s", strerror(-rc));
         return rc;
     }
+    ask(broker, sub, list, count, starting_seq, &error);
+    free(list);
     if (error.code != EB_OK) {
         eb_broker_unsubscribe(sub);
         return eb_embed_errno(&error, err);
