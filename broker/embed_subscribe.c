@@ -209,33 +209,33 @@ static void ask(eb_broker *broker, eb_broker_subscription *sub, const struct eb_
     *error = subscribe.err;
 }
 
-static int make(eb_broker *broker, const eb_broker_handler *handler, void *user,
-                eb_broker_subscription **ret)
+/* NULL with *ret_rc when it cannot be made. */
+static eb_broker_subscription *make(eb_broker *broker, const eb_broker_handler *handler, void *user,
+                                    int *ret_rc)
 {
     eb_broker_subscription *sub = calloc(1, sizeof *sub);
+    *ret_rc = -ENOMEM;
     if (!sub)
-        return -ENOMEM;
+        return NULL;
     sub->handler = *handler;
     sub->user = user;
     eb_lock_init(&sub->lock, EB_RANK_LEAF);
     eb_cond_init(&sub->cond);
-    int rc = eb_session_create(broker->bus, &session_ops, sub, true, &sub->session);
-    if (rc < 0) {
+    *ret_rc = eb_session_create(broker->bus, &session_ops, sub, true, &sub->session);
+    if (*ret_rc < 0) {
         pthread_cond_destroy(&sub->cond);
         eb_lock_finish(&sub->lock);
         free(sub);
-        return rc;
+        return NULL;
     }
-    eb_session_ref(sub->session); /* the thread's */
-    rc = pthread_create(&sub->thread, NULL, thread_main, sub);
-    if (rc != 0) {
-        eb_session_close(sub->session);
-        eb_session_unref(sub->session);
-        eb_session_unref(sub->session);
-        return -rc;
-    }
-    *ret = sub;
-    return 0;
+    struct eb_session *session = eb_session_ref(sub->session); /* the thread's */
+    *ret_rc = -pthread_create(&sub->thread, NULL, thread_main, sub);
+    if (*ret_rc == 0)
+        return sub;
+    eb_session_close(session);
+    eb_session_unref(session);
+    eb_session_unref(session); /* frees sub */
+    return NULL;
 }
 
 int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t starting_seq,
@@ -245,11 +245,11 @@ int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t
     struct eb_error error = {.code = EB_OK};
     struct eb_pattern *list = NULL;
     size_t count = 0;
-    eb_broker_subscription *sub;
+    int rc;
     if (parse_patterns(patterns, &list, &count, &error) < 0)
         return eb_embed_errno(&error, err);
-    int rc = make(broker, handler, user, &sub);
-    if (rc < 0) {
+    eb_broker_subscription *sub = make(broker, handler, user, &rc);
+    if (!sub) {
         free(list);
         snprintf(err, EB_BROKER_ERROR, "cannot subscribe: %s", strerror(-rc));
         return rc;
