@@ -60,29 +60,28 @@ static inline size_t utf8_sequence(const char *text, const char *end)
     return 4;
 }
 
-static inline int hex_digit(unsigned char c)
+/* The four hex digits at p, or a negative number. */
+static inline int hex4(const char *p, const char *end)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* The four hex digits at p, or -1. */
-static int hex4(const char *p, const char *end)
-{
-    int value = 0;
+    /* 1 more than the digit's value, 0: not a digit. */
+    static const int8_t digits[256] = {
+        ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,
+        ['6'] = 7,  ['7'] = 8,  ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12,
+        ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16, ['A'] = 11, ['B'] = 12,
+        ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16};
+    const unsigned char *d = (const unsigned char *)p;
 
     if (end - p < 4)
         return -1;
-    for (int i = 0; i < 4; i++) {
-        int digit = hex_digit((unsigned char)p[i]);
-        if (digit < 0)
-            return -1;
-        value = value << 4 | digit;
-    }
-    return value;
+    int a = digits[d[0]] - 1, b = digits[d[1]] - 1, c = digits[d[2]] - 1, e = digits[d[3]] - 1;
+    return (a | b | c | e) < 0 ? -1 : a * 4096 + b * 256 + c * 16 + e;
 }
+
+/* What the letter behind a backslash stands for; 0: not an escape of one letter. */
+static const char simple_escapes[256] = {
+    ['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
+    ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t',
+};
 
 /* ---- the reader ---- */
 
@@ -159,29 +158,19 @@ static inline void skip_space(struct reader *r)
 }
 
 /* At a backslash: check the escape and pass it. A surrogate passes as a pair or not at all. */
-static bool read_escape(struct reader *r)
+static inline bool read_escape(struct reader *r)
 {
     const char *at = r->p;
 
     if (r->end - at < 2)
         return refuse(r, at, "the text ends inside a string");
-    switch (at[1]) {
-    case '"':
-    case '\\':
-    case '/':
-    case 'b':
-    case 'f':
-    case 'n':
-    case 'r':
-    case 't':
+    if (simple_escapes[(unsigned char)at[1]]) {
         r->p += 2;
         return true;
-    case 'u':
-        break;
-    default:
+    }
+    if (at[1] != 'u')
         return refuse(r, at,
                       "expected an escape, one of \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX");
-    }
     int unit = hex4(at + 2, r->end);
     if (unit < 0)
         return refuse(r, at, "expected four hex digits after \\u");
@@ -450,32 +439,14 @@ static size_t put_utf8(char *out, uint32_t c)
 }
 
 /* Unescape the (validated) escape at *p into @out, at most 4 bytes; *p goes behind it. */
-static size_t unescape(const char **p, const char *end, char out[4])
+static inline size_t unescape(const char **p, const char *end, char out[4])
 {
     const char *at = *p;
     uint32_t c;
 
     *p += 2;
-    switch (at[1]) {
-    case 'b':
-        out[0] = '\b';
-        return 1;
-    case 'f':
-        out[0] = '\f';
-        return 1;
-    case 'n':
-        out[0] = '\n';
-        return 1;
-    case 'r':
-        out[0] = '\r';
-        return 1;
-    case 't':
-        out[0] = '\t';
-        return 1;
-    case 'u':
-        break;
-    default:
-        out[0] = at[1];
+    if (at[1] != 'u') {
+        out[0] = simple_escapes[(unsigned char)at[1]];
         return 1;
     }
     c = (uint32_t)hex4(at + 2, end);
@@ -549,6 +520,29 @@ const char *eb_json_last_name(struct eb_json *json, uint32_t obj, size_t *ret_le
     return last ? eb_json_string(json, last, ret_len) : NULL;
 }
 
+/*
+ * Copy up to the next backslash and return where it is. Never writes beyond the place that mirrors @end:
+ * behind it may lie another string, given out before (J4).
+ */
+static inline const char *copy_plain(char **out, const char *p, const char *end)
+{
+#ifdef __SSE2__
+    while (end - p >= 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)p);
+        unsigned mask = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
+        unsigned n = mask ? (unsigned)__builtin_ctz(mask) : 16;
+        _mm_storeu_si128((__m128i *)*out, v);
+        *out += n;
+        p += n;
+        if (mask)
+            return p;
+    }
+#endif
+    while (p < end && *p != '\\')
+        *(*out)++ = *p++;
+    return p;
+}
+
 const char *eb_json_string(struct eb_json *json, uint32_t tok, size_t *ret_len)
 {
     const struct eb_json_token *token = &json->tokens[tok];
@@ -560,12 +554,8 @@ const char *eb_json_string(struct eb_json *json, uint32_t tok, size_t *ret_len)
     }
     char *begin = json->scratch.data + token->start, *out = begin; /* J4 */
     while (p < end) {
-        const char *backslash = memchr(p, '\\', (size_t)(end - p));
-        size_t run = (size_t)((backslash ? backslash : end) - p);
-        memcpy(out, p, run);
-        out += run;
-        p += run;
-        while (p < end && *p == '\\') {
+        p = copy_plain(&out, p, end);
+        if (p < end) {
             char c[4];
             size_t n = unescape(&p, end, c);
             memcpy(out, c, n);

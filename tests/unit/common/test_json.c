@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,6 +242,26 @@ static void strings_stay_until_the_next_parse(void **state)
         string_is(&json, 1, "a\nb", 3);
     }
     assert_ptr_equal(first, eb_json_string(&json, 1, &len));
+    eb_json_finish(&json);
+}
+
+/* Unescaping one string never touches another that was given before it, however the two lie. */
+static void unescaping_leaves_other_strings_alone(void **state)
+{
+    const char *plain = "0123456789012345678901234567890123456789";
+    struct eb_json json;
+    char text[256];
+
+    eb_json_init(&json);
+    for (int pad = 0; pad < 40; pad++) {
+        size_t len;
+        snprintf(text, sizeof(text), "[\"%.*s\\n%.*s\",\"\\t!\"]", pad, plain, 39 - pad, plain);
+        read(&json, text);
+        const char *second = eb_json_string(&json, 2, &len);
+        const char *first = eb_json_string(&json, 1, &len);
+        assert_true(len == 40 && first[pad] == '\n');
+        assert_memory_equal(second, "\t!", 2);
+    }
     eb_json_finish(&json);
 }
 
@@ -662,6 +683,7 @@ int main(void)
         {"read/names_are_compared_unescaped", names_are_compared_unescaped},
         {"read/last_name_is_the_outer_one", last_name_is_the_outer_one},
         {"read/strings_stay_until_the_next_parse", strings_stay_until_the_next_parse},
+        {"read/unescaping_leaves_other_strings_alone", unescaping_leaves_other_strings_alone},
         {"read/int64_is_exact_or_refused", int64_is_exact_or_refused},
         {"read/valid_texts_mean_what_json_c_says", valid_texts_mean_what_json_c_says},
         {"read/damaged_texts_are_judged_like_the_plain_reader",
