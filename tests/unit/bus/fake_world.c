@@ -1,0 +1,557 @@
+/* fake_world.c - see fake_world.h. It stands in for store.c, the engines and pool.c at link time. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "tests/unit/bus/fake_world.h"
+
+#define EPOCH "11111111-2222-4333-8444-555555555555"
+
+struct row {
+    struct eb_event *event;
+    bool damaged, acked;
+};
+
+static struct {
+    struct fake_world *world;
+    struct eb_store_hooks hooks;
+    struct eb_op *queue, **queue_end;
+    struct row *rows; /* rows[seq - 1] */
+    uint64_t last, deleted_upto;
+    struct eb_stream *run, **run_end, *later;
+} fake;
+
+/* ---- the store ---- */
+
+int eb_store_start(struct eb_store *store, const struct eb_store_hooks *hooks)
+{
+    fake.hooks = *hooks;
+    return 0;
+}
+
+void eb_store_submit(struct eb_store *store, struct eb_op *first, struct eb_op *last)
+{
+    *fake.queue_end = first;
+    fake.queue_end = &last->next;
+}
+
+void eb_store_info(struct eb_store *store, struct eb_store_info *ret)
+{
+    *ret = (struct eb_store_info){
+        .epoch = EPOCH, .first_seq = fake.deleted_upto + 1, .last_seq = fake.last};
+}
+
+const char *eb_store_epoch(struct eb_store *store)
+{
+    return EPOCH;
+}
+
+uint64_t eb_store_last_seq(struct eb_store *store)
+{
+    return fake.last;
+}
+
+static void store_publish(struct eb_op *op)
+{
+    for (uint32_t i = 0; i < op->count; i++) {
+        struct eb_event *event = op->events[i];
+        event->seq = ++fake.last;
+        if (event->timestamp == 0)
+            event->timestamp =
+                event->ttl > 0 ? eb_wall_ms() - 1000 * (event->ttl + 1) : eb_wall_ms();
+        op->results[i] = (struct eb_op_result){.seq = event->seq};
+        fake.rows = realloc(fake.rows, fake.last * sizeof(*fake.rows));
+        fake.rows[fake.last - 1] = (struct row){.event = eb_event_ref(event)};
+    }
+}
+
+size_t fake_commit(struct fake_world *world, size_t ops)
+{
+    struct eb_op *first = fake.queue, *op = first, **end = &fake.queue;
+    size_t count = 0;
+    for (; op != NULL && count < ops; op = op->next, count++) {
+        op->last_seq = fake.last;
+        if (world->fail_commit)
+            eb_fail(&op->err, EB_STORAGE_FULL, "no room");
+        else if (op->kind == EB_OP_PUBLISH)
+            store_publish(op);
+        else if (op->kind == EB_OP_ACK && op->seq > fake.last)
+            eb_fail(&op->err, EB_NOT_FOUND, "no such seq");
+        for (uint32_t i = 0; op->kind == EB_OP_AUTO_ACK && i < op->count; i++)
+            fake.rows[op->seqs[i] - 1].acked = true;
+        end = &op->next;
+    }
+    if (count == 0)
+        return 0;
+    world->fail_commit = false;
+    fake.queue = op;
+    if (op == NULL)
+        fake.queue_end = &fake.queue;
+    *end = NULL;
+    fake.hooks.committed(fake.hooks.ctx, first);
+    fake.hooks.settled(fake.hooks.ctx);
+    return count;
+}
+
+void fake_retain(struct fake_world *world, uint64_t deleted_upto)
+{
+    if (deleted_upto > fake.deleted_upto)
+        fake.deleted_upto = deleted_upto;
+}
+
+void fake_damage(struct fake_world *world, uint64_t seq)
+{
+    fake.rows[seq - 1].damaged = true;
+}
+
+void fake_mark_acked(struct fake_world *world, uint64_t seq)
+{
+    fake.rows[seq - 1].acked = true;
+}
+
+bool fake_acked(struct fake_world *world, uint64_t seq)
+{
+    return fake.rows[seq - 1].acked;
+}
+
+uint64_t fake_last(struct fake_world *world)
+{
+    return fake.last;
+}
+
+const char *fake_topic(struct fake_world *world, uint64_t seq)
+{
+    return fake.rows[seq - 1].event->topic;
+}
+
+static void add(struct eb_page *page, struct eb_page_item item)
+{
+    page->items = realloc(page->items, (page->count + 1) * sizeof(item));
+    page->items[page->count++] = item;
+}
+
+int eb_reader_page(struct eb_reader *reader, struct eb_selection *selection,
+                   const struct eb_page_request *request, struct eb_page *ret)
+{
+    struct fake_world *world = fake.world;
+    struct eb_page page = {.next = request->from};
+    size_t rows = 0;
+    world->pages++;
+    world->last_page_upto = request->upto;
+    assert_in_range(request->from, 1, request->upto);
+    if (world->fail_pages)
+        return -EIO;
+    if (page.next <= fake.deleted_upto) {
+        uint64_t to = fake.deleted_upto < request->upto ? fake.deleted_upto : request->upto;
+        if (!request->all_there_is)
+            add(&page, (struct eb_page_item){
+                           .from_seq = page.next, .to_seq = to, .reason = EB_GAP_RETENTION});
+        page.next = to + 1;
+    }
+    for (; page.next <= request->upto; page.next++) {
+        struct row *row = &fake.rows[page.next - 1];
+        if (page.count >= request->max_events ||
+            (world->page_rows != 0 && rows++ >= world->page_rows))
+            break;
+        if (!eb_selection_match(selection, row->event->topic, row->event->topic_len))
+            continue;
+        if (row->damaged)
+            add(&page, (struct eb_page_item){
+                           .from_seq = page.next, .to_seq = page.next, .reason = EB_GAP_DAMAGED});
+        else if (!(request->pending_only && row->acked) && row->event->ttl == 0)
+            add(&page, (struct eb_page_item){.event = eb_event_ref(row->event)});
+    }
+    *ret = page;
+    void (*during)(struct fake_world *, void *) = world->during_page;
+    world->during_page = NULL;
+    if (during != NULL)
+        during(world, world->ctx);
+    return 0;
+}
+
+/* ---- the pool ---- */
+
+int eb_pool_create(struct eb_bus *bus, unsigned readers, struct eb_pool **ret)
+{
+    return 0;
+}
+
+void eb_pool_stop(struct eb_pool *pool)
+{
+}
+
+void eb_pool_destroy(struct eb_pool *pool)
+{
+    for (struct eb_stream *next, *stream = fake.run; stream != NULL; stream = next) {
+        next = stream->run_next;
+        eb_stream_unref_place(stream);
+    }
+    for (struct eb_stream *next, *stream = fake.later; stream != NULL; stream = next) {
+        next = stream->run_next;
+        eb_stream_unref_place(stream);
+    }
+    fake.run = fake.later = NULL;
+}
+
+void eb_pool_run(struct eb_pool *pool, struct eb_stream *stream)
+{
+    stream->run_next = NULL;
+    *fake.run_end = stream;
+    fake.run_end = &stream->run_next;
+}
+
+void eb_pool_run_later(struct eb_pool *pool, struct eb_stream *stream, int64_t delay_ms)
+{
+    stream->run_next = fake.later;
+    fake.later = stream;
+}
+
+void eb_pool_autoack_due(struct eb_pool *pool, int64_t due_ms)
+{
+}
+
+size_t fake_runnable(struct fake_world *world)
+{
+    size_t count = 0;
+    for (struct eb_stream *stream = fake.run; stream != NULL; stream = stream->run_next)
+        count++;
+    return count;
+}
+
+size_t fake_sleeping(struct fake_world *world)
+{
+    size_t count = 0;
+    for (struct eb_stream *stream = fake.later; stream != NULL; stream = stream->run_next)
+        count++;
+    return count;
+}
+
+bool fake_turn(struct fake_world *world)
+{
+    struct eb_stream *stream = fake.run;
+    if (stream == NULL)
+        return false;
+    fake.run = stream->run_next;
+    if (fake.run == NULL)
+        fake.run_end = &fake.run;
+    eb_stream_turn(stream, NULL);
+    return true;
+}
+
+void fake_turns(struct fake_world *world)
+{
+    while (fake_turn(world))
+        ;
+}
+
+/* ---- the transport: a frame is its word and a NUL, padded to the payload's length ---- */
+
+static struct eb_frame *word(size_t pad, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    int len = vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    struct eb_frame *frame = eb_frame_create((size_t)len + 1 > pad ? (size_t)len + 1 : pad);
+    memset(frame->data, 0, frame->cap);
+    memcpy(frame->data, text, (size_t)len);
+    frame->len = frame->cap;
+    return frame;
+}
+
+static struct eb_frame *on_event(struct eb_session *session, struct eb_event *event,
+                                 const char *pattern)
+{
+    struct fake_box *box = eb_session_user(session);
+    void (*during)(struct fake_box *, void *) = pattern == NULL ? box->during_event : NULL;
+    eb_lock_assert_none();
+    assert_false(eb_session_closed(session));
+    assert_true(event->seq <= eb_bus_visible(box->world->bus)); /* B1, B3 */
+    box->made++;
+    if (during != NULL) {
+        box->during_event = NULL;
+        during(box, box->ctx);
+    }
+    if (pattern != NULL)
+        return word(event->payload_len, "R%" PRIu64 "@%s", event->seq, pattern);
+    return word(event->payload_len, "E%" PRIu64, event->seq);
+}
+
+static struct eb_frame *on_gap(struct eb_session *session, const struct eb_gap *gap)
+{
+    char list[512] = "";
+    eb_lock_assert_none();
+    if (eb_session_legacy(session))
+        return NULL;
+    for (size_t i = 0; i < gap->pattern_count; i++) {
+        strcat(list, i != 0 ? "," : "");
+        strcat(list, gap->patterns[i]);
+    }
+    return word(0, "G%" PRIu64 "-%" PRIu64 "@%s:%s", gap->from_seq, gap->to_seq, list,
+                eb_gap_reason_name(gap->reason));
+}
+
+static struct eb_frame *on_live(struct eb_session *session, const char *pattern, uint64_t seq)
+{
+    eb_lock_assert_none();
+    if (eb_session_legacy(session))
+        return NULL;
+    return word(0, "L%" PRIu64 "@%s", seq, pattern != NULL ? pattern : "");
+}
+
+static void on_wake(struct eb_session *session)
+{
+    struct fake_box *box = eb_session_user(session);
+    eb_lock_assert_none();
+    box->wakes++;
+}
+
+static void on_destroy(struct eb_session *session)
+{
+    eb_lock_assert_none();
+    free(eb_session_user(session));
+}
+
+static const struct eb_session_ops session_ops = {on_event, on_gap, on_live, on_wake, on_destroy};
+
+const char *fake_drain(struct fake_box *box, size_t max)
+{
+    struct eb_out item;
+    char *at = box->text;
+    *at = '\0';
+    for (size_t i = 0; i < max && eb_session_take(box->session, &item, 1, SIZE_MAX) == 1; i++) {
+        at += snprintf(at, sizeof(box->text) - (size_t)(at - box->text), "%s%s", i != 0 ? " " : "",
+                       (const char *)item.frame->data);
+        eb_session_sent(box->session, &item, 1);
+    }
+    return box->text;
+}
+
+const char *fake_drain_all(struct fake_box *box)
+{
+    char *all = calloc(1, sizeof(box->text));
+    size_t len = 0;
+    for (;;) {
+        fake_turns(box->world);
+        const char *more = fake_drain(box, ALL);
+        if (*more == '\0')
+            break;
+        len +=
+            (size_t)snprintf(all + len, sizeof(box->text) - len, "%s%s", len != 0 ? " " : "", more);
+    }
+    strcpy(box->text, all);
+    free(all);
+    return box->text;
+}
+
+/* ---- requests ---- */
+
+static void answer(struct fake_box *box, const struct eb_error *err, const char *ok)
+{
+    if (err->code != EB_OK)
+        eb_session_reply(box->session, word(0, "error:%s", eb_code_name(err->code)));
+    else
+        eb_session_reply(box->session, word(0, "%s", ok));
+}
+
+static void published(struct eb_publish *publish)
+{
+    char text[64];
+    struct fake_box *box = publish->user;
+    if (box != NULL && publish->op.err.code == EB_OK && publish->op.count > 0) {
+        uint64_t last = publish->op.results[publish->op.count - 1].seq;
+        assert_true(eb_bus_visible(box->world->bus) >= last); /* D3 */
+        snprintf(text, sizeof(text), "ok=%" PRIu64, last);
+        answer(box, &publish->op.err, text);
+    } else if (box != NULL) {
+        answer(box, &publish->op.err, "ok=");
+    }
+    eb_publish_destroy(publish);
+}
+
+static void publish(struct fake_world *world, struct fake_box *box, const char *topic, size_t bytes,
+                    size_t count, int64_t ttl)
+{
+    struct eb_publish *publish = eb_publish_create(count);
+    char *payload = calloc(1, bytes + 1);
+    struct eb_draft draft = {.topic = topic,
+                             .topic_len = strlen(topic),
+                             .payload = payload,
+                             .payload_len = bytes,
+                             .ttl = ttl};
+    struct eb_error err;
+    publish->batch = count != 1;
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(eb_publish_add(world->bus, publish, &draft, &err), 0);
+    free(payload);
+    publish->done = published;
+    publish->user = box;
+    if (box != NULL)
+        publish->session = eb_session_ref(box->session);
+    eb_bus_publish(world->bus, publish);
+}
+
+void fake_publish(struct fake_world *world, const char *topic)
+{
+    publish(world, NULL, topic, 1, 1, 0);
+}
+
+void fake_publish_on(struct fake_box *box, const char *topic)
+{
+    publish(box->world, box, topic, 1, 1, 0);
+}
+
+void fake_publish_large(struct fake_world *world, const char *topic, size_t bytes)
+{
+    publish(world, NULL, topic, bytes, 1, 0);
+}
+
+void fake_publish_batch(struct fake_box *box, const char *topic, size_t count)
+{
+    publish(box->world, box, topic, 1, count, 0);
+}
+
+void fake_publish_expired(struct fake_world *world, const char *topic)
+{
+    publish(world, NULL, topic, 1, 1, 5);
+}
+
+struct asked {
+    struct eb_subscribe subscribe;
+    struct fake_box *box;
+    struct eb_pattern patterns[];
+};
+
+static void subscribed(struct eb_subscribe *subscribe)
+{
+    struct asked *asked = subscribe->user;
+    char text[400];
+    snprintf(text, sizeof(text), "ok#%" PRIu64, subscribe->last_seq);
+    answer(asked->box, &subscribe->err, text);
+    free(asked);
+}
+
+static void do_subscribe(struct fake_box *box, const char *const *patterns, size_t count,
+                         uint64_t from, const char *epoch)
+{
+    struct asked *asked = calloc(1, sizeof(*asked) + count * sizeof(asked->patterns[0]));
+    struct eb_error err;
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(
+            eb_pattern_parse(&asked->patterns[i], patterns[i], strlen(patterns[i]), &err), 0);
+    asked->box = box;
+    asked->subscribe = (struct eb_subscribe){.patterns = asked->patterns,
+                                             .count = count,
+                                             .replay = from != LIVE,
+                                             .done = subscribed,
+                                             .user = asked};
+    if (from != LIVE)
+        asked->subscribe.starting_seq = from;
+    if (epoch != NULL) {
+        asked->subscribe.has_epoch = true;
+        snprintf(asked->subscribe.epoch, sizeof(asked->subscribe.epoch), "%s", epoch);
+    }
+    eb_bus_subscribe(box->world->bus, box->session, &asked->subscribe);
+}
+
+void fake_subscribe(struct fake_box *box, const char *pattern, uint64_t from)
+{
+    do_subscribe(box, &pattern, 1, from, NULL);
+}
+
+void fake_subscribe_epoch(struct fake_box *box, const char *pattern, uint64_t from,
+                          const char *epoch)
+{
+    do_subscribe(box, &pattern, 1, from, epoch);
+}
+
+void fake_subscribe_list(struct fake_box *box, const char *const *patterns, size_t count,
+                         uint64_t from)
+{
+    do_subscribe(box, patterns, count, from, NULL);
+}
+
+static void request_done(struct eb_request *request)
+{
+    answer(request->user, &request->err, request->op.kind == EB_OP_ACK ? "acked" : "bye");
+    free(request);
+}
+
+void fake_unsubscribe(struct fake_box *box, const char *pattern)
+{
+    struct eb_request *request = calloc(1, sizeof(*request));
+    struct eb_error err;
+    assert_int_equal(eb_pattern_parse(&request->pattern, pattern, strlen(pattern), &err), 0);
+    request->done = request_done;
+    request->user = box;
+    eb_bus_unsubscribe(box->world->bus, box->session, request);
+}
+
+void fake_ack(struct fake_box *box, uint64_t seq)
+{
+    struct eb_request *request = calloc(1, sizeof(*request));
+    request->op.seq = seq;
+    request->done = request_done;
+    request->user = box;
+    eb_bus_ack(box->world->bus, box->session, request);
+}
+
+/* ---- life ---- */
+
+struct fake_world *fake_open(void (*change)(struct eb_bus_config *config))
+{
+    struct fake_world *world = calloc(1, sizeof(*world));
+    world->config = (struct eb_bus_config){
+        .readers = 1,
+        .max_batch = 10000,
+        .limits = {.max_payload = 1 << 20, .max_headers = 64},
+        .queue_events = 8,
+        .queue_bytes = 1000,
+        .max_subscriptions = 4,
+    };
+    if (change != NULL)
+        change(&world->config);
+    memset(&fake, 0, sizeof(fake));
+    fake.world = world;
+    fake.queue_end = &fake.queue;
+    fake.run_end = &fake.run;
+    assert_int_equal(eb_bus_create(&world->config, NULL, &world->bus), 0);
+    return world;
+}
+
+void fake_close(struct fake_world *world)
+{
+    eb_bus_stop(world->bus);
+    fake_commit(world, ALL);
+    eb_bus_destroy(world->bus);
+    for (uint64_t i = 0; i < fake.last; i++)
+        eb_event_unref(fake.rows[i].event);
+    free(fake.rows);
+    free(world);
+}
+
+struct fake_box *fake_box(struct fake_world *world, bool one_subscription)
+{
+    struct fake_box *box = calloc(1, sizeof(*box));
+    box->world = world;
+    assert_int_equal(
+        eb_session_create(world->bus, &session_ops, box, one_subscription, &box->session), 0);
+    return box;
+}
+
+void fake_box_close(struct fake_box *box)
+{
+    struct eb_session *session = box->session;
+    eb_session_close(session);
+    eb_session_unref(session);
+}

@@ -1,0 +1,76 @@
+/*
+ * fake_world.h - a bus on one thread: a store whose commits are stepped by hand, a pool whose turns are
+ * stepped by hand, and a transport whose frames are words. So every interleaving of the seam can be played.
+ *
+ *   fake_publish(w, "a.b");      queued, as all operations are
+ *   fake_commit(w, ALL);         one transaction: dispatch runs here
+ *   fake_turn(w);                one reader's turn; w->during_page runs while its page is "being read"
+ *   fake_drain(box, ALL)         what the transport took and sent: "ok#0 E1 E2 R3@a.* L3@a.* G1-2@a.*:retention"
+ */
+#pragma once
+
+#include "broker/bus/internal.h"
+
+#define ALL SIZE_MAX
+
+struct fake_world {
+    struct eb_bus *bus;
+    struct eb_bus_config config; /* set before fake_open */
+    bool fail_commit;            /* the next one */
+    bool fail_pages;             /* every page: -EIO */
+    size_t page_rows;            /* rows looked at in one page; 0: no bound */
+    void (*during_page)(struct fake_world *world, void *ctx); /* once, after the page was read */
+    void *ctx;
+    unsigned pages;
+    uint64_t last_page_upto; /* what the last page was asked to look at */
+};
+
+struct fake_box { /* a session and what happened to it */
+    struct fake_world *world;
+    struct eb_session *session;
+    unsigned wakes, made; /* calls of wake, frames of events made */
+    void (*during_event)(struct fake_box *box,
+                         void *ctx); /* once, while a live frame is made, no lock held */
+    void *ctx;
+    char text[65536]; /* fake_drain's */
+};
+
+/** A world with a queue of 8 events, 1000 bytes; @change may alter the configuration. */
+struct fake_world *fake_open(void (*change)(struct eb_bus_config *config));
+void fake_close(struct fake_world *world);
+struct fake_box *fake_box(struct fake_world *world, bool one_subscription);
+void fake_box_close(struct fake_box *box);
+
+/* The log. Answers are queued as "ok" or "error:CODE" words on the box's session. */
+void fake_publish(struct fake_world *world, const char *topic);
+void fake_publish_on(struct fake_box *box, const char *topic);
+void fake_publish_large(struct fake_world *world, const char *topic, size_t bytes);
+void fake_publish_batch(struct fake_box *box, const char *topic, size_t count);
+void fake_publish_expired(struct fake_world *world, const char *topic);
+size_t fake_commit(struct fake_world *world, size_t ops);
+void fake_retain(struct fake_world *world, uint64_t deleted_upto);
+void fake_damage(struct fake_world *world, uint64_t seq);
+void fake_mark_acked(struct fake_world *world, uint64_t seq);
+bool fake_acked(struct fake_world *world, uint64_t seq);
+uint64_t fake_last(struct fake_world *world);
+const char *fake_topic(struct fake_world *world, uint64_t seq);
+
+#define LIVE UINT64_MAX /* @from: no starting_seq */
+void fake_subscribe(struct fake_box *box, const char *pattern, uint64_t from);
+void fake_subscribe_epoch(struct fake_box *box, const char *pattern, uint64_t from,
+                          const char *epoch);
+void fake_subscribe_list(struct fake_box *box, const char *const *patterns, size_t count,
+                         uint64_t from);
+void fake_unsubscribe(struct fake_box *box, const char *pattern);
+void fake_ack(struct fake_box *box, uint64_t seq);
+
+/* The pool. */
+size_t fake_runnable(struct fake_world *world); /* streams in the run list */
+size_t fake_sleeping(struct fake_world *world);
+bool fake_turn(struct fake_world *world);  /* false: there is none */
+void fake_turns(struct fake_world *world); /* until none is left */
+
+/** Take and send up to @max items; returns their words. */
+const char *fake_drain(struct fake_box *box, size_t max);
+/** Turns and drains until nothing more comes. */
+const char *fake_drain_all(struct fake_box *box);

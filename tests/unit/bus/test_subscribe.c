@@ -1,0 +1,317 @@
+/*
+ * test_subscribe.c - requests and what they are answered (PROTOCOL 2.3), and the one gap contract (2.4).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/bus/fake_world.h"
+
+#define OURS  "11111111-2222-4333-8444-555555555555"
+#define OTHER "99999999-2222-4333-8444-555555555555"
+
+static struct fake_world *world_with(int count)
+{
+    struct fake_world *w = fake_open(NULL);
+    for (int i = 0; i < count; i++)
+        fake_publish(w, "a");
+    fake_commit(w, ALL);
+    return w;
+}
+
+static const char *commit_and_drain(struct fake_box *box)
+{
+    fake_commit(box->world, ALL);
+    return fake_drain_all(box);
+}
+
+/* The same pattern again without a start: ok, and nothing changes, live or while it replays. */
+static void subscribe_again_changes_nothing(void **unused)
+{
+    struct fake_world *w = world_with(2);
+    struct fake_box *box = fake_box(w, false);
+    struct eb_session_state state;
+    fake_subscribe(box, "a", 0);
+    fake_subscribe(box, "a", LIVE);
+    assert_string_equal(commit_and_drain(box), "ok#2 ok#2 R1@a R2@a L2@a");
+    fake_subscribe(box, "a", LIVE);
+    fake_publish(w, "a");
+    assert_string_equal(commit_and_drain(box), "ok#2 E3");
+    eb_session_state(box->session, &state);
+    assert_int_equal(state.subscriptions, 1);
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* max_subscriptions is per connection; one that is there may always start afresh; one that left makes room. */
+static void subscribe_up_to_the_limit(void **unused)
+{
+    struct fake_world *w = world_with(0);
+    struct fake_box *box = fake_box(w, false), *another = fake_box(w, false);
+    const char *patterns[] = {"a", "b", "c", "d", "e"};
+    for (int i = 0; i < 5; i++)
+        fake_subscribe(box, patterns[i], LIVE);
+    assert_string_equal(commit_and_drain(box), "ok#0 ok#0 ok#0 ok#0 error:limit_exceeded");
+    fake_subscribe(box, "a", 0);
+    fake_subscribe(another, "e", LIVE);
+    assert_string_equal(commit_and_drain(box), "ok#0 L0@a");
+    fake_unsubscribe(box, "b");
+    fake_subscribe(box, "e", LIVE);
+    fake_publish(w, "e");
+    fake_publish(w, "b");
+    assert_string_equal(commit_and_drain(box), "bye ok#0 E1");
+    fake_box_close(box);
+    fake_box_close(another);
+    fake_close(w);
+}
+
+static void unsubscribe_unknown_pattern_is_not_found(void **unused)
+{
+    struct fake_world *w = world_with(0);
+    struct fake_box *box = fake_box(w, false);
+    fake_unsubscribe(box, "a");
+    fake_subscribe(box, "a", LIVE);
+    fake_unsubscribe(box, "a.*");
+    assert_string_equal(commit_and_drain(box), "error:not_found ok#0 error:not_found");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+static void ack_is_answered_by_the_log(void **unused)
+{
+    struct fake_world *w = world_with(1);
+    struct fake_box *box = fake_box(w, false);
+    fake_ack(box, 1);
+    fake_ack(box, 7);
+    assert_string_equal(commit_and_drain(box), "acked error:not_found");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* Another epoch: told so behind the ok, and everything from the first retained; our own in any case: nothing. */
+static void epoch_of_another_log_starts_over(void **unused)
+{
+    struct fake_world *w = world_with(5);
+    struct fake_box *box = fake_box(w, false);
+    fake_retain(w, 2);
+    fake_subscribe_epoch(box, "a", 5, OTHER);
+    assert_string_equal(commit_and_drain(box), "ok#5 G0-2@a:epoch R3@a R4@a R5@a L5@a");
+    fake_subscribe_epoch(box, "#", 5, OURS);
+    assert_string_equal(commit_and_drain(box), "ok#5 R5@# L5@#");
+    fake_subscribe_epoch(box, "a.#", LIVE, OURS);
+    assert_string_equal(commit_and_drain(box), "ok#5");
+    fake_subscribe_epoch(box, "*", LIVE, "nonsense");
+    assert_string_equal(commit_and_drain(box), "ok#5 G0-2@*:epoch R3@* R4@* R5@* L5@*");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* A start above the last seq + 1 proves another history; last + 1 itself does not. */
+static void epoch_start_above_the_end_starts_over(void **unused)
+{
+    struct fake_world *w = world_with(3);
+    struct fake_box *box = fake_box(w, false);
+    fake_subscribe(box, "a", 4);
+    fake_subscribe(box, "#", 5);
+    assert_string_equal(commit_and_drain(box), "ok#3 ok#3 G0-0@#:epoch L3@a R1@# R2@# R3@# L3@#");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+static void retain_4(struct fake_world *w, void *ctx)
+{
+    fake_retain(w, 4);
+}
+
+/* 0 and 1 ask for what there is: no gap for what was gone before; but for what goes once it has begun. */
+static void retention_gap_only_once_begun(void **unused)
+{
+    struct fake_world *w = world_with(6);
+    struct fake_box *box = fake_box(w, false);
+    fake_retain(w, 1);
+    fake_subscribe(box, "a", 1);
+    assert_string_equal(commit_and_drain(box), "ok#6 R2@a R3@a R4@a R5@a R6@a L6@a");
+    fake_subscribe(box, "*", 0);
+    w->page_rows = 1;
+    w->during_page = retain_4;
+    assert_string_equal(commit_and_drain(box), "ok#6 R2@* G3-4@*:retention R5@* R6@* L6@*");
+    fake_subscribe(box, "#", 3);
+    assert_string_equal(commit_and_drain(box), "ok#6 G3-4@#:retention R5@# R6@# L6@#");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* What a lagging stream lost is said once for each subscription, above its own floor only. */
+static void retention_gap_of_a_lagging_stream(void **unused)
+{
+    struct fake_world *w = world_with(0);
+    struct fake_box *box = fake_box(w, false);
+    fake_subscribe(box, "a", LIVE);
+    fake_commit(w, ALL);
+    for (int i = 0; i < 12; i++)
+        fake_publish(w, "a");
+    fake_commit(w, ALL);
+    fake_subscribe(box, "b", LIVE); /* floor 12 */
+    for (int i = 0; i < 4; i++)
+        fake_publish(w, "a");
+    fake_subscribe(box, "c", LIVE); /* floor 16 */
+    fake_commit(w, ALL);
+    fake_retain(w, 15);
+    assert_string_equal(
+        fake_drain_all(box),
+        "ok#0 E1 E2 E3 E4 E5 E6 E7 E8 ok#12 ok#16 G13-15@b:retention G9-15@a:retention E16");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+static void damaged_event_is_a_gap(void **unused)
+{
+    struct fake_world *w = world_with(3);
+    struct fake_box *box = fake_box(w, false);
+    fake_damage(w, 2);
+    fake_subscribe(box, "a", 1);
+    assert_string_equal(commit_and_drain(box), "ok#3 R1@a G2-2@a:damaged R3@a L3@a");
+    struct eb_bus_counters counters;
+    eb_bus_counters(w->bus, &counters);
+    assert_int_equal(counters.gaps[EB_GAP_DAMAGED], 1);
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* The older client: its replay passes over what is acknowledged; notices are its transport's to leave out. */
+static void legacy_replays_what_is_pending(void **unused)
+{
+    struct fake_world *w = world_with(4);
+    struct fake_box *box = fake_box(w, false);
+    eb_session_set_legacy(box->session);
+    fake_mark_acked(w, 2);
+    fake_retain(w, 1);
+    fake_subscribe(box, "a", 1);
+    assert_string_equal(commit_and_drain(box), "ok#4 R3@a R4@a");
+    fake_publish(w, "a");
+    assert_string_equal(commit_and_drain(box), "E5");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* Several patterns as one subscription: not marked, once per event, one `live`, one gap with the list. */
+static void one_subscription_of_several_patterns(void **unused)
+{
+    struct fake_world *w = world_with(0);
+    struct fake_box *box = fake_box(w, true);
+    const char *patterns[] = {"a.*", "a.b", "c"};
+    fake_publish(w, "a.b");
+    fake_publish(w, "x");
+    fake_publish(w, "c");
+    fake_publish(w, "a.z");
+    fake_commit(w, ALL);
+    fake_retain(w, 1);
+    fake_damage(w, 4);
+    fake_subscribe_list(box, patterns, 3, 1);
+    assert_string_equal(commit_and_drain(box), "ok#4 E3 G4-4@a.*,a.b,c:damaged L4@");
+    for (int i = 0; i < 10; i++)
+        fake_publish(w, i % 2 ? "a.b" : "c");
+    fake_publish(w, "x");
+    fake_commit(w, ALL);
+    fake_retain(w, 13);
+    assert_string_equal(fake_drain_all(box),
+                        "E5 E6 E7 E8 E9 E10 E11 E12 G13-13@a.*,a.b,c:retention E14");
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* What the broker shows: whole sessions, paged by their numbers. */
+static void subscriptions_are_listed(void **unused)
+{
+    struct fake_world *w = world_with(2);
+    struct fake_box *one = fake_box(w, false), *two = fake_box(w, false);
+    struct eb_subscription_info *list;
+    fake_subscribe(one, "a", LIVE);
+    fake_subscribe(one, "b", 0);
+    fake_subscribe(two, "#", LIVE);
+    fake_commit(w, ALL);
+    size_t count = eb_bus_subscriptions(w->bus, 0, 2, &list);
+    assert_int_equal(count, 2);
+    assert_string_equal(list[0].pattern, "b");
+    assert_string_equal(list[0].state, "replaying");
+    assert_int_equal(list[0].cursor, 0);
+    assert_string_equal(list[1].state, "live");
+    assert_int_equal(list[1].cursor, 2);
+    uint64_t after = list[1].session;
+    free(list);
+    assert_int_equal(eb_bus_subscriptions(w->bus, after, 2, &list), 1);
+    assert_string_equal(list[0].pattern, "#");
+    assert_int_equal(list[0].session, eb_session_number(two->session));
+    free(list);
+    fake_box_close(one);
+    fake_box_close(two);
+    fake_close(w);
+}
+
+static void refused(struct fake_world *w, struct eb_draft *draft, enum eb_code code)
+{
+    struct eb_publish *publish = eb_publish_create(2);
+    struct eb_error err = {.code = EB_OK};
+    publish->batch = true;
+    draft->topic_len = strlen(draft->topic);
+    if (code == EB_OK) {
+        assert_int_equal(eb_publish_add(w->bus, publish, draft, &err), 0);
+    } else {
+        struct eb_draft good = {.topic = "a", .topic_len = 1, .payload = "", .ttl = EB_TTL_UNSET};
+        assert_int_equal(eb_publish_add(w->bus, publish, &good, &err), 0);
+        assert_int_equal(eb_publish_add(w->bus, publish, draft, &err), -1);
+        assert_int_equal(err.code, code);
+        assert_int_equal(err.index, 1);
+    }
+    eb_publish_destroy(publish);
+}
+
+/* A draft is refused before it costs anything, with the member's index; an empty batch is answered in its place. */
+static void publish_checks_its_drafts(void **unused)
+{
+    struct fake_world *w = world_with(0);
+    struct fake_box *box = fake_box(w, false);
+    struct eb_draft draft = {.topic = "a.b", .payload = "", .ttl = EB_TTL_UNSET};
+    refused(w, &draft, EB_OK);
+    draft.ttl = -1;
+    refused(w, &draft, EB_INVALID_REQUEST);
+    draft.ttl = 0;
+    draft.topic = "a..b";
+    refused(w, &draft, EB_INVALID_TOPIC);
+    draft.topic = "$sys";
+    refused(w, &draft, EB_FORBIDDEN);
+    fake_publish_on(box, "a");
+    fake_publish_batch(box, "a", 0);
+    assert_string_equal(commit_and_drain(box), "ok=1 ok=");
+    struct eb_bus_counters counters;
+    eb_bus_counters(w->bus, &counters);
+    assert_int_equal(counters.published, 1);
+    assert_int_equal(counters.publish_refused[EB_FORBIDDEN], 1);
+    fake_box_close(box);
+    fake_close(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(subscribe_again_changes_nothing),
+        cmocka_unit_test(subscribe_up_to_the_limit),
+        cmocka_unit_test(unsubscribe_unknown_pattern_is_not_found),
+        cmocka_unit_test(ack_is_answered_by_the_log),
+        cmocka_unit_test(epoch_of_another_log_starts_over),
+        cmocka_unit_test(epoch_start_above_the_end_starts_over),
+        cmocka_unit_test(retention_gap_only_once_begun),
+        cmocka_unit_test(retention_gap_of_a_lagging_stream),
+        cmocka_unit_test(damaged_event_is_a_gap),
+        cmocka_unit_test(legacy_replays_what_is_pending),
+        cmocka_unit_test(one_subscription_of_several_patterns),
+        cmocka_unit_test(subscriptions_are_listed),
+        cmocka_unit_test(publish_checks_its_drafts),
+    };
+    return cmocka_run_group_tests_name("bus/subscribe", tests, NULL, NULL);
+}
