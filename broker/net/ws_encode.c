@@ -1,0 +1,136 @@
+/*
+ * ws_encode.c - events, gaps and live notices as whole WebSocket text frames (PROTOCOL 2.2).
+ *
+ * An event's frame is made once for all receivers and kept in the event. Two cases are a receiver's own: a
+ * subscription that still replays (its pattern stands beside the event), and the older client where the payload
+ * is not UTF-8 (shared among older clients).
+ */
+#include <string.h>
+
+#include "broker/net/ws_internal.h"
+#include "common/event_json.h"
+#include "common/log.h"
+
+void eb_ws_headroom(struct eb_buf *buf)
+{
+    static const char room[EB_WS_HEADROOM];
+
+    eb_buf_add(buf, room, sizeof(room));
+}
+
+char *eb_ws_seal(struct eb_buf *buf, size_t *ret_len)
+{
+    unsigned char header[EB_WS_HEADER_MAX];
+    size_t len = buf->len - EB_WS_HEADROOM;
+    size_t size = eb_ws_header(header, EB_WS_TEXT, len);
+    char *start = buf->data + EB_WS_HEADROOM - size;
+
+    memcpy(start, header, size);
+    *ret_len = size + len;
+    return start;
+}
+
+static struct eb_frame *to_frame(struct eb_buf *buf)
+{
+    struct eb_frame *frame = NULL;
+
+    if (!eb_buf_failed(buf)) {
+        size_t len;
+        char *start = eb_ws_seal(buf, &len);
+        frame = eb_frame_from(start, len);
+    }
+    eb_buf_finish(buf);
+    return frame;
+}
+
+struct eb_frame *eb_ws_event_frame(const struct eb_event *event, const char *pattern,
+                                   bool payload_array)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+    struct eb_event_json_style style = {
+        .type = "event", .pattern = pattern, .payload_array = payload_array};
+
+    eb_ws_headroom(&buf);
+    eb_event_write_json(&buf, event, &style);
+    return to_frame(&buf);
+}
+
+struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event *event,
+                                    const char *pattern)
+{
+    const struct eb_ws_conn *conn = eb_session_user(session);
+    bool legacy = atomic_load(&conn->legacy);
+
+    if (pattern && !legacy) /* the older client knows no pattern beside an event */
+        return eb_ws_event_frame(event, pattern, false);
+    enum eb_encoding enc = legacy && !event->payload_utf8 ? EB_ENC_WS_LEGACY : EB_ENC_WS_JSON;
+    struct eb_frame *frame = eb_event_cached(event, enc);
+    if (frame)
+        return frame;
+    frame = eb_ws_event_frame(event, NULL, enc == EB_ENC_WS_LEGACY);
+    return frame ? eb_event_cache_frame(event, enc, frame) : NULL;
+}
+
+/* An older client is sent events and nothing else: what it is not told is counted and logged. */
+static bool keep_from_legacy(const struct eb_ws_conn *conn, const char *what)
+{
+    if (!atomic_load(&conn->legacy))
+        return false;
+    eb_ws_count(&conn->side->count.legacy_unsent);
+    eb_debug("older client %s (connection %llu) is not told: %s", conn->peer,
+             (unsigned long long)conn->number, what);
+    return true;
+}
+
+static void write_patterns(struct eb_buf *buf, const struct eb_gap *gap)
+{
+    if (gap->pattern_count == 1) {
+        eb_buf_str(buf, ",\"pattern\":");
+        eb_json_write_string(buf, gap->patterns[0], strlen(gap->patterns[0]));
+        return;
+    }
+    eb_buf_str(buf, ",\"patterns\":[");
+    for (size_t i = 0; i < gap->pattern_count; i++) {
+        if (i > 0)
+            eb_buf_str(buf, ",");
+        eb_json_write_string(buf, gap->patterns[i], strlen(gap->patterns[i]));
+    }
+    eb_buf_str(buf, "]");
+}
+
+struct eb_frame *eb_ws_encode_gap(struct eb_session *session, const struct eb_gap *gap)
+{
+    const struct eb_ws_conn *conn = eb_session_user(session);
+    struct eb_buf buf = EB_BUF_INIT;
+
+    if (keep_from_legacy(conn, "gap"))
+        return NULL;
+    eb_ws_headroom(&buf);
+    eb_buf_str(&buf, "{\"type\":\"gap\"");
+    write_patterns(&buf, gap);
+    eb_buf_str(&buf, ",\"from_seq\":");
+    eb_json_write_u64(&buf, gap->from_seq);
+    eb_buf_str(&buf, ",\"to_seq\":");
+    eb_json_write_u64(&buf, gap->to_seq);
+    eb_buf_printf(&buf, ",\"reason\":\"%s\"", eb_gap_reason_name(gap->reason));
+    if (gap->reason == EB_GAP_EPOCH)
+        eb_buf_printf(&buf, ",\"epoch\":\"%s\"", eb_store_epoch(eb_bus_store(conn->side->bus)));
+    eb_buf_str(&buf, "}");
+    return to_frame(&buf);
+}
+
+struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *pattern, uint64_t seq)
+{
+    const struct eb_ws_conn *conn = eb_session_user(session);
+    struct eb_buf buf = EB_BUF_INIT;
+
+    if (keep_from_legacy(conn, "live"))
+        return NULL;
+    eb_ws_headroom(&buf);
+    eb_buf_str(&buf, "{\"type\":\"live\",\"pattern\":");
+    eb_json_write_string(&buf, pattern, strlen(pattern));
+    eb_buf_str(&buf, ",\"seq\":");
+    eb_json_write_u64(&buf, seq);
+    eb_buf_str(&buf, "}");
+    return to_frame(&buf);
+}

@@ -1,0 +1,627 @@
+/*
+ * ws_json.c - the JSON protocol on a WebSocket: requests to the bus, answers back (PROTOCOL 2.1, 2.2, 2.5).
+ *
+ * (J1) A request with an `id` is answered exactly once: by its `done` when it reached the bus, here when it did not.
+ * (J2) The id goes back as the text it came as. Without one nothing is sent on success; an error carries null.
+ * (J3) A bad request is answered and never ends the connection; only text that is not UTF-8 does (RFC 6455 8.1).
+ * (J4) Whether the peer is the older client is decided once, by its first request.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/net/ws_internal.h"
+#include "common/log.h"
+#include "common/text.h"
+#include "common/uuid.h"
+
+#define ID_STRING_MAX 128
+#define ID_INT_MAX    ((int64_t)1 << 53)
+#define KEEP_TOKENS   4096
+#define KEEP_BYTES    (64 * 1024)
+
+struct eb_ws_parser {
+    struct eb_json json;
+    struct eb_draft_memory memory;
+};
+
+/* A request's id as JSON text; len 0: none. */
+struct id {
+    const char *text;
+    size_t len;
+};
+
+struct eb_ws_parser *eb_ws_parser_create(void)
+{
+    struct eb_ws_parser *parser = malloc(sizeof(*parser));
+
+    if (!parser)
+        return NULL;
+    eb_json_init(&parser->json);
+    eb_draft_memory_init(&parser->memory);
+    return parser;
+}
+
+void eb_ws_parser_destroy(struct eb_ws_parser *parser)
+{
+    if (!parser)
+        return;
+    eb_json_finish(&parser->json);
+    eb_draft_memory_finish(&parser->memory);
+    free(parser);
+}
+
+/* What one large message made grow is not kept for the next small ones. */
+static void shrink(struct eb_ws_parser *parser)
+{
+    if (parser->json.cap > KEEP_TOKENS || parser->json.scratch.cap > KEEP_BYTES) {
+        eb_json_finish(&parser->json);
+        eb_json_init(&parser->json);
+    }
+    if (parser->memory.payload.cap > KEEP_BYTES) {
+        eb_draft_memory_finish(&parser->memory);
+        eb_draft_memory_init(&parser->memory);
+    }
+}
+
+/* ---- answers ---- */
+
+static void begin_answer(struct eb_buf *buf, const char *type, struct id id, bool id_always)
+{
+    eb_ws_headroom(buf);
+    eb_buf_str(buf, "{\"type\":\"");
+    eb_buf_str(buf, type);
+    eb_buf_str(buf, "\"");
+    if (id.len > 0) {
+        eb_buf_str(buf, ",\"id\":");
+        eb_buf_add(buf, id.text, id.len);
+    } else if (id_always) {
+        eb_buf_str(buf, ",\"id\":null");
+    }
+}
+
+static void send_answer(struct eb_ws_conn *conn, struct eb_buf *buf)
+{
+    size_t len;
+
+    eb_buf_str(buf, "}");
+    if (eb_buf_failed(buf)) {
+        eb_warn(NULL, "a WebSocket of %s is closed: no memory for an answer", conn->peer);
+        eb_ws_conn_close(conn, EB_WS_CLOSE_INTERNAL, "out of memory", true, 1000);
+    } else {
+        char *frame = eb_ws_seal(buf, &len);
+        eb_session_reply_bytes(conn->session, frame, len);
+    }
+    eb_buf_finish(buf);
+}
+
+static void answer_error(struct eb_ws_conn *conn, struct id id, const struct eb_error *err)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+
+    eb_ws_count(&conn->side->count.bad_requests);
+    if (atomic_load(&conn->legacy)) {
+        eb_ws_count(&conn->side->count.legacy_unsent);
+        eb_info(NULL, "older client %s (connection %llu) is not told: %s: %s", conn->peer,
+                (unsigned long long)conn->number, eb_code_name(err->code), err->message);
+        return;
+    }
+    begin_answer(&buf, "error", id, true);
+    eb_buf_printf(&buf, ",\"code\":\"%s\",\"message\":", eb_code_name(err->code));
+    eb_json_write_string(&buf, err->message, strlen(err->message));
+    if (err->index >= 0)
+        eb_buf_printf(&buf, ",\"index\":%d", err->index);
+    send_answer(conn, &buf);
+}
+
+static void answer_memory(struct eb_ws_conn *conn, struct id id)
+{
+    struct eb_error err;
+
+    eb_fail(&err, EB_INTERNAL, "out of memory");
+    answer_error(conn, id, &err);
+}
+
+static struct id kept_id(const char *room, uint8_t room_len)
+{
+    struct id id;
+
+    id.text = eb_ws_id_get(room, room_len, &id.len);
+    return id;
+}
+
+static void write_result(struct eb_buf *buf, const struct eb_publish *publish, uint32_t i)
+{
+    char uuid[EB_UUID_TEXT + 1];
+
+    eb_uuid_format(uuid, publish->op.events[i]->id);
+    eb_buf_str(buf, "\"seq\":");
+    eb_json_write_u64(buf, publish->op.results[i].seq);
+    eb_buf_str(buf, ",\"message_id\":\"");
+    eb_buf_add(buf, uuid, EB_UUID_TEXT);
+    eb_buf_str(buf, publish->op.results[i].duplicate ? "\",\"duplicate\":true"
+                                                     : "\",\"duplicate\":false");
+}
+
+static void write_results(struct eb_buf *buf, const struct eb_publish *publish)
+{
+    eb_buf_str(buf, ",\"results\":[");
+    for (uint32_t i = 0; i < publish->op.count; i++) {
+        eb_buf_str(buf, i > 0 ? ",{" : "{");
+        write_result(buf, publish, i);
+        eb_buf_str(buf, "}");
+    }
+    eb_buf_str(buf, "]");
+}
+
+/* ---- publish ---- */
+
+static void publish_done(struct eb_publish *publish)
+{
+    struct eb_ws_conn *conn = publish->user;
+    struct id id = kept_id(publish->id_text, publish->id_len);
+
+    if (publish->op.err.code != EB_OK) {
+        answer_error(conn, id, &publish->op.err);
+    } else if (id.len > 0) {
+        struct eb_buf buf = EB_BUF_INIT;
+        begin_answer(&buf, "ok", id, false);
+        if (publish->batch) {
+            write_results(&buf, publish);
+        } else {
+            eb_buf_str(&buf, ",");
+            write_result(&buf, publish, 0);
+        }
+        send_answer(conn, &buf);
+    }
+    eb_ws_id_drop(publish->id_text, &publish->id_len);
+    eb_publish_destroy(publish);
+}
+
+/* A publish for @max events that will answer to @id; NULL after an error was answered. */
+static struct eb_publish *make_publish(struct eb_ws_conn *conn, struct id id, size_t max)
+{
+    struct eb_publish *publish;
+
+    if (!eb_rate_take(&conn->rate, atomic_load(&conn->side->publish_rate), (double)max)) {
+        struct eb_error err;
+        eb_ws_count(&conn->side->count.rate_limited);
+        eb_fail(&err, EB_RATE_LIMITED, "above publish_rate (%g events a second); publish slower",
+                atomic_load(&conn->side->publish_rate));
+        answer_error(conn, id, &err);
+        return NULL;
+    }
+    publish = eb_publish_create(max);
+    if (!publish || !eb_ws_id_keep(publish->id_text, &publish->id_len, id.text, id.len)) {
+        eb_publish_destroy(publish);
+        answer_memory(conn, id);
+        return NULL;
+    }
+    publish->session = eb_session_ref(conn->session);
+    publish->user = conn;
+    publish->done = publish_done;
+    return publish;
+}
+
+static void drop_publish(struct eb_publish *publish)
+{
+    eb_ws_id_drop(publish->id_text, &publish->id_len);
+    eb_publish_destroy(publish);
+}
+
+/* One event at token @obj, with @ttl where it has none of its own. */
+static int add_event(struct eb_ws_conn *conn, struct eb_ws_parser *parser,
+                     struct eb_publish *publish, uint32_t obj, int64_t ttl, struct eb_error *err)
+{
+    struct eb_bus *bus = conn->side->bus;
+    struct eb_draft draft = {0};
+
+    if (eb_draft_from_json(&draft, &parser->memory, &parser->json, obj, true,
+                           &eb_bus_config(bus)->limits, err) < 0)
+        return -1;
+    if (draft.ttl == EB_TTL_UNSET)
+        draft.ttl = ttl;
+    return eb_publish_add(bus, publish, &draft, err);
+}
+
+static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+{
+    const struct eb_json *json = &parser->json;
+    uint32_t data = eb_json_member(json, 0, "data");
+    struct eb_error err;
+    int64_t ttl;
+
+    if (!data || json->tokens[data].type != EB_JSON_OBJECT) {
+        eb_fail(&err, EB_INVALID_REQUEST,
+                "publish needs \"data\", an object with \"topic\" and \"payload\"");
+        answer_error(conn, id, &err);
+        return;
+    }
+    if (eb_ttl_from_json(&ttl, json, eb_json_member(json, 0, "ttl"), &err) < 0) {
+        answer_error(conn, id, &err);
+        return;
+    }
+    struct eb_publish *publish = make_publish(conn, id, 1);
+    if (!publish)
+        return;
+    if (add_event(conn, parser, publish, data, ttl, &err) < 0) {
+        err.index = -1;
+        answer_error(conn, id, &err);
+        drop_publish(publish);
+        return;
+    }
+    eb_bus_publish(conn->side->bus, publish);
+}
+
+static int count_members(const struct eb_json *json, uint32_t array)
+{
+    int n = 0;
+
+    for (uint32_t i = array + 1; i < json->tokens[array].next; i = json->tokens[i].next)
+        n++;
+    return n;
+}
+
+/* The array `messages`, checked as a whole. 0, or -1 with @err. */
+static int batch_check(struct eb_ws_conn *conn, const struct eb_json *json, uint32_t *ret_array,
+                       size_t *ret_count, int64_t *ret_ttl, struct eb_error *err)
+{
+    size_t max = eb_bus_config(conn->side->bus)->max_batch;
+    uint32_t array = eb_json_member(json, 0, "messages");
+
+    if (!array || json->tokens[array].type != EB_JSON_ARRAY)
+        return eb_fail(err, EB_INVALID_REQUEST, "publish_batch needs \"messages\", an array");
+    size_t count = (size_t)count_members(json, array);
+    if (count > max)
+        return eb_fail(err, EB_LIMIT_EXCEEDED, "a batch of %zu events; at most %zu are allowed",
+                       count, max);
+    if (eb_ttl_from_json(ret_ttl, json, eb_json_member(json, 0, "ttl"), err) < 0)
+        return -1;
+    *ret_array = array;
+    *ret_count = count;
+    return 0;
+}
+
+static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+{
+    const struct eb_json *json = &parser->json;
+    struct eb_error err;
+    uint32_t array = 0;
+    size_t count = 0;
+    int64_t ttl = EB_TTL_UNSET;
+    int index = 0;
+
+    if (batch_check(conn, json, &array, &count, &ttl, &err) < 0) {
+        answer_error(conn, id, &err);
+        return;
+    }
+    struct eb_publish *publish = make_publish(conn, id, count);
+    if (!publish)
+        return;
+    publish->batch = true;
+    for (uint32_t i = array + 1; i < json->tokens[array].next; i = json->tokens[i].next, index++) {
+        int rc = json->tokens[i].type == EB_JSON_OBJECT
+                     ? add_event(conn, parser, publish, i, ttl, &err)
+                     : eb_fail(&err, EB_INVALID_REQUEST, "a member of \"messages\" is no object");
+        if (rc < 0) {
+            err.index = index;
+            answer_error(conn, id, &err);
+            drop_publish(publish);
+            return;
+        }
+    }
+    eb_bus_publish(conn->side->bus, publish);
+}
+
+/* ---- subscribe, unsubscribe, ack ---- */
+
+struct subscribe {
+    struct eb_subscribe call;
+    struct eb_pattern pattern;
+};
+
+static void subscribe_done(struct eb_subscribe *call)
+{
+    struct eb_ws_conn *conn = call->user;
+    struct id id = kept_id(call->id_text, call->id_len);
+
+    if (call->err.code != EB_OK) {
+        answer_error(conn, id, &call->err);
+    } else if (id.len > 0) {
+        struct eb_buf buf = EB_BUF_INIT;
+        begin_answer(&buf, "ok", id, false);
+        eb_buf_str(&buf, ",\"last_seq\":");
+        eb_json_write_u64(&buf, call->last_seq);
+        eb_buf_printf(&buf, ",\"epoch\":\"%s\"", eb_store_epoch(eb_bus_store(conn->side->bus)));
+        send_answer(conn, &buf);
+    }
+    eb_ws_id_drop(call->id_text, &call->id_len);
+    free((struct subscribe *)call); /* its first member */
+}
+
+static int read_pattern(struct eb_json *json, struct eb_pattern *ret, struct eb_error *err)
+{
+    uint32_t tok = eb_json_member(json, 0, "pattern");
+    size_t len;
+
+    if (!tok || json->tokens[tok].type != EB_JSON_STRING)
+        return eb_fail(err, EB_INVALID_REQUEST, "\"pattern\" is missing or not a string");
+    const char *text = eb_json_string(json, tok, &len);
+    return eb_pattern_parse(ret, text, len, err);
+}
+
+static int read_seq(const struct eb_json *json, const char *name, int64_t min, uint64_t *ret,
+                    struct eb_error *err)
+{
+    uint32_t tok = eb_json_member(json, 0, name);
+    int64_t value;
+
+    if (!tok || !eb_json_int64(json, tok, &value) || value < min || value > ID_INT_MAX)
+        return eb_fail(err, EB_INVALID_REQUEST, "\"%s\" must be an integer from %lld to 2^53", name,
+                       (long long)min);
+    *ret = (uint64_t)value;
+    return 0;
+}
+
+static int read_subscribe(struct eb_json *json, struct subscribe *ret, struct eb_error *err)
+{
+    struct eb_subscribe *call = &ret->call;
+    uint32_t epoch = eb_json_member(json, 0, "epoch");
+    uint32_t pending = eb_json_member(json, 0, "pending_only");
+
+    if (read_pattern(json, &ret->pattern, err) < 0)
+        return -1;
+    call->replay = eb_json_member(json, 0, "starting_seq") != 0;
+    if (call->replay && read_seq(json, "starting_seq", 0, &call->starting_seq, err) < 0)
+        return -1;
+    if (pending) {
+        uint8_t type = json->tokens[pending].type;
+        if (type != EB_JSON_TRUE && type != EB_JSON_FALSE)
+            return eb_fail(err, EB_INVALID_REQUEST, "\"pending_only\" must be true or false");
+        call->pending_only = type == EB_JSON_TRUE;
+    }
+    if (epoch) {
+        if (json->tokens[epoch].type != EB_JSON_STRING)
+            return eb_fail(err, EB_INVALID_REQUEST, "\"epoch\" must be a string");
+        size_t len;
+        const char *text = eb_json_string(json, epoch, &len);
+        /* What is longer than an epoch is another log's in any case. */
+        if (len > sizeof(call->epoch) - 1)
+            len = sizeof(call->epoch) - 1;
+        memcpy(call->epoch, text, len);
+        call->has_epoch = true;
+    }
+    return 0;
+}
+
+static void do_subscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+{
+    struct subscribe *subscribe = calloc(1, sizeof(*subscribe));
+    struct eb_error err;
+
+    if (!subscribe) {
+        answer_memory(conn, id);
+        return;
+    }
+    struct eb_subscribe *call = &subscribe->call;
+    if (read_subscribe(&parser->json, subscribe, &err) < 0) {
+        answer_error(conn, id, &err);
+        free(subscribe);
+        return;
+    }
+    if (!eb_ws_id_keep(call->id_text, &call->id_len, id.text, id.len)) {
+        answer_memory(conn, id);
+        free(subscribe);
+        return;
+    }
+    call->patterns = &subscribe->pattern;
+    call->count = 1;
+    call->done = subscribe_done;
+    call->user = conn;
+    eb_bus_subscribe(conn->side->bus, conn->session, call);
+}
+
+static void request_done(struct eb_request *request)
+{
+    struct eb_ws_conn *conn = request->user;
+    struct id id = kept_id(request->id_text, request->id_len);
+
+    if (request->err.code != EB_OK) {
+        answer_error(conn, id, &request->err);
+    } else if (id.len > 0) {
+        struct eb_buf buf = EB_BUF_INIT;
+        begin_answer(&buf, "ok", id, false);
+        send_answer(conn, &buf);
+    }
+    eb_ws_id_drop(request->id_text, &request->id_len);
+    free(request);
+}
+
+static int read_ack(struct eb_json *json, struct eb_request *ret, struct eb_error *err)
+{
+    uint32_t tok = eb_json_member(json, 0, "message_id");
+    bool foreign;
+    size_t len;
+
+    if (read_seq(json, "seq", 1, &ret->op.seq, err) < 0)
+        return -1;
+    if (!tok)
+        return 0;
+    if (json->tokens[tok].type != EB_JSON_STRING)
+        return eb_fail(err, EB_INVALID_MESSAGE_ID, "\"message_id\" must be a string");
+    const char *text = eb_json_string(json, tok, &len);
+    ret->op.has_id = true;
+    return eb_message_id_parse(ret->op.id, &foreign, text, len, err);
+}
+
+/* Unsubscribe and ack, told apart by how they are read and submitted. */
+static void do_request(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id, bool ack)
+{
+    struct eb_request *request = calloc(1, sizeof(*request));
+    struct eb_error err;
+
+    if (!request) {
+        answer_memory(conn, id);
+        return;
+    }
+    if ((ack ? read_ack(&parser->json, request, &err)
+             : read_pattern(&parser->json, &request->pattern, &err)) < 0) {
+        answer_error(conn, id, &err);
+        free(request);
+        return;
+    }
+    if (!eb_ws_id_keep(request->id_text, &request->id_len, id.text, id.len)) {
+        answer_memory(conn, id);
+        free(request);
+        return;
+    }
+    request->done = request_done;
+    request->user = conn;
+    if (ack)
+        eb_bus_ack(conn->side->bus, conn->session, request);
+    else
+        eb_bus_unsubscribe(conn->side->bus, conn->session, request);
+}
+
+static void do_unsubscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+{
+    do_request(conn, parser, id, false);
+}
+
+static void do_ack(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+{
+    do_request(conn, parser, id, true);
+}
+
+static void do_ping(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+
+    if (atomic_load(&conn->legacy)) {
+        eb_ws_count(&conn->side->count.legacy_unsent);
+        return;
+    }
+    begin_answer(&buf, "pong", id, false);
+    send_answer(conn, &buf);
+}
+
+/* ---- the request ---- */
+
+static const struct {
+    const char *type;
+    void (*carry_out)(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id);
+} requests[] = {
+    {"publish", do_publish},
+    {"publish_batch", do_publish_batch},
+    {"subscribe", do_subscribe},
+    {"unsubscribe", do_unsubscribe},
+    {"ack", do_ack},
+    {"ping", do_ping},
+};
+#define REQUESTS (sizeof(requests) / sizeof(requests[0]))
+
+/* The id as it came, which is the text between its quotes and the quotes, too. */
+static int read_id(struct eb_json *json, struct id *ret, struct eb_error *err)
+{
+    uint32_t tok = eb_json_member(json, 0, "id");
+
+    *ret = (struct id){NULL, 0};
+    if (!tok)
+        return 0;
+    const struct eb_json_token *token = &json->tokens[tok];
+    if (token->type == EB_JSON_STRING) {
+        size_t len;
+        eb_json_string(json, tok, &len);
+        if (len > ID_STRING_MAX)
+            return eb_fail(err, EB_INVALID_REQUEST, "\"id\" has %zu bytes; at most %d are allowed",
+                           len, ID_STRING_MAX);
+        *ret = (struct id){json->text + token->start - 1, token->len + 2};
+        return 0;
+    }
+    int64_t value;
+    if (!eb_json_int64(json, tok, &value) || value < -ID_INT_MAX || value > ID_INT_MAX)
+        return eb_fail(err, EB_INVALID_REQUEST,
+                       "\"id\" must be an integer within 2^53 or a string");
+    *ret = (struct id){json->text + token->start, token->len};
+    return 0;
+}
+
+/* PROTOCOL 2.5: the first request has no id, and `type` last, as serde writes a tagged enum of that client. */
+static void decide_legacy(struct eb_ws_conn *conn, struct eb_json *json)
+{
+    size_t len;
+
+    conn->decided = true;
+    if (conn->asked || eb_json_member(json, 0, "id"))
+        return;
+    const char *last = eb_json_last_name(json, 0, &len);
+    if (!last || len != 4 || memcmp(last, "type", 4) != 0)
+        return;
+    atomic_store(&conn->legacy, true);
+    eb_session_set_legacy(conn->session);
+    eb_ws_count(&conn->side->count.legacy_connections);
+    eb_info(NULL, "connection %llu of %s is an older client: it is sent events only",
+            (unsigned long long)conn->number, conn->peer);
+}
+
+static int find_request(struct eb_json *json, struct eb_error *err)
+{
+    uint32_t tok = eb_json_member(json, 0, "type");
+    char quoted[288];
+    size_t len;
+
+    if (!tok || json->tokens[tok].type != EB_JSON_STRING)
+        return eb_fail(err, EB_INVALID_REQUEST, "\"type\" is missing or not a string");
+    const char *type = eb_json_string(json, tok, &len);
+    for (size_t i = 0; i < REQUESTS; i++)
+        if (len == strlen(requests[i].type) && memcmp(type, requests[i].type, len) == 0)
+            return (int)i;
+    return eb_fail(err, EB_INVALID_REQUEST,
+                   "unknown type \"%s\"; known are publish, publish_batch, subscribe, unsubscribe, "
+                   "ack and ping",
+                   eb_quote(quoted, sizeof(quoted), type, len));
+}
+
+static void carry_out(struct eb_ws_conn *conn, struct eb_ws_parser *parser)
+{
+    struct eb_json *json = &parser->json;
+    struct eb_error err;
+    struct id id = {NULL, 0};
+
+    if (json->tokens[0].type != EB_JSON_OBJECT) {
+        conn->decided = true;
+        eb_fail(&err, EB_INVALID_REQUEST, "a request is a JSON object");
+        answer_error(conn, id, &err);
+        return;
+    }
+    if (!conn->decided)
+        decide_legacy(conn, json);
+    if (read_id(json, &id, &err) < 0) {
+        answer_error(conn, id, &err);
+        return;
+    }
+    int which = find_request(json, &err);
+    if (which >= 0 && atomic_load(&conn->side->stopping))
+        which = eb_fail(&err, EB_UNAVAILABLE, "the broker is going down");
+    if (which < 0)
+        answer_error(conn, id, &err);
+    else
+        requests[which].carry_out(conn, parser, id);
+}
+
+int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const char *text,
+                       size_t len, bool binary)
+{
+    struct eb_error err;
+
+    if (eb_json_parse(&parser->json, text, len, &err) == 0) {
+        carry_out(conn, parser);
+    } else if (!binary && !eb_utf8_valid(text, len)) {
+        return EB_WS_CLOSE_NOT_UTF8;
+    } else {
+        conn->decided = true;
+        answer_error(conn, (struct id){NULL, 0}, &err);
+    }
+    shrink(parser);
+    return 0;
+}
