@@ -134,11 +134,16 @@ static void forget(struct eb_dedupe *dedupe, uint64_t position)
         remove_slot(dedupe, at);
 }
 
+/*
+ * Double the ring and the table. The writer waits for this, so it touches no entry one by one: the ring is
+ * copied in at most two pieces, and a slot knows its hash.
+ */
 static bool grow(struct eb_dedupe *dedupe)
 {
     if (dedupe->cap >= MAX_CAP)
         return false;
     struct eb_dedupe next = *dedupe;
+    uint32_t old_mask = dedupe->cap - 1;
     next.cap = dedupe->cap * 2;
     next.ring = malloc(next.cap * sizeof *next.ring);
     next.slots = calloc((size_t)next.cap * 2, sizeof *next.slots);
@@ -147,14 +152,22 @@ static bool grow(struct eb_dedupe *dedupe)
         free(next.slots);
         return false;
     }
-    for (uint64_t position = dedupe->head; position < dedupe->tail; position++) {
-        struct eb_dedupe_entry *entry = entry_at(&next, position);
-        *entry = *entry_at(dedupe, position);
-        uint32_t hash = hash_id(dedupe, entry->id);
-        uint32_t at =
-            find_slot(&next, entry->id, hash); /* a later one of the same id takes it over */
-        next.slots[at].index = (uint32_t)(position & (next.cap - 1)) + 1;
-        next.slots[at].hash = hash;
+    for (uint64_t position = dedupe->head, run; position < dedupe->tail; position += run) {
+        run = dedupe->cap - (position & old_mask);
+        if (run > dedupe->tail - position)
+            run = dedupe->tail - position;
+        memcpy(entry_at(&next, position), entry_at(dedupe, position), run * sizeof *next.ring);
+    }
+    for (size_t i = 0; i < (size_t)dedupe->cap * 2; i++) {
+        struct eb_dedupe_slot slot = dedupe->slots[i];
+        if (!slot.index)
+            continue;
+        uint64_t position = dedupe->head + ((slot.index - 1 - dedupe->head) & old_mask);
+        slot.index = (uint32_t)(position & (next.cap - 1)) + 1;
+        uint32_t at = slot.hash & slot_mask(&next);
+        while (next.slots[at].index)
+            at = (at + 1) & slot_mask(&next);
+        next.slots[at] = slot;
     }
     free(dedupe->ring);
     free(dedupe->slots);

@@ -97,6 +97,7 @@ struct eb_store {
     uint64_t given;                       /* [C] last seq given */
     int64_t last_timestamp;               /* [C] */
     int64_t retry_at;   /* [C] mono ms: nothing is written before, when read_only or disk_full */
+    uint64_t full_free; /* [C] free bytes when the disk was last full */
     unsigned trim_rows; /* [C] janitor: rows of one step, by how long they take */
 
     struct eb_lock state_lock;

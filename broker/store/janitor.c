@@ -19,7 +19,7 @@
 #define ROWS_START   128
 #define ROWS_MAX     4096
 #define STEP_LONG_US 5000                /* a longer step halves the next one's rows */
-#define ROOM_BYTES   ((uint64_t)1 << 20) /* a full disk counts as recovered from here on */
+#define ROOM_BYTES   ((uint64_t)1 << 20) /* a full disk with so much more room is full no longer */
 
 static void count(_Atomic uint64_t *counter, uint64_t more)
 {
@@ -51,13 +51,16 @@ static bool probe_locked(struct eb_store *store)
     return true;
 }
 
-/* Notice room and the lack of it without waiting for a publish. */
+/*
+ * Notice room and the lack of it without waiting for a publish. What is free says little by itself: a disk
+ * may be full by a quota; so it must have become more since.
+ */
 static void look_at_space_locked(struct eb_store *store, const struct eb_store_tune *tune)
 {
     uint64_t bytes = 0;
     bool low = eb_space_low(store, tune->min_free, &bytes);
-    if (atomic_load(&store->disk_full) && !low && bytes != UINT64_MAX && bytes >= ROOM_BYTES &&
-        store->env.mono_ms(store->env.ctx) >= store->retry_at)
+    if (atomic_load(&store->disk_full) && !low && bytes != UINT64_MAX && bytes > store->full_free &&
+        bytes - store->full_free >= ROOM_BYTES)
         eb_store_recovered_locked(store, true);
 }
 

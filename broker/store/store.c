@@ -5,7 +5,7 @@
  *                  -ENOSPC of the disk                        -EIO and the like
  *      disk_full <--------------------- healthy --------------------> read_only
  *          |  a publish was committed,    ^  ^   any write worked         |
- *          `- or the disk has room again -'  `----------------------------'
+ *          `- or the disk has more room --'  `----------------------------'
  *
  * Below min_free (space.c) is not one of them: it is looked up, not remembered.
  */
@@ -266,13 +266,15 @@ void eb_store_failed_locked(struct eb_store *store, int rc)
     if (rc == -ENOSPC) {
         first = !atomic_exchange(&store->disk_full, true);
         if (first)
-            eb_warn("EB-DISK-FULL", "the log's disk is full (%s): publishes are refused", why);
+            eb_warn("EB-DISK-FULL", "the log's disk is full (%s): publishes are refused",
+                    store->trouble);
+        store->full_free = eb_space_free(store);
         return;
     }
     first = !atomic_exchange(&store->read_only, true);
     if (first)
         eb_error_log("EB-LOG-READONLY", "the log cannot be written (%s): trying again every second",
-                     why ? why : strerror(-rc));
+                     store->trouble);
 }
 
 void eb_store_recovered_locked(struct eb_store *store, bool published)

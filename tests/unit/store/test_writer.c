@@ -29,6 +29,14 @@ static struct eb_store_info info_of(struct fixture *fx)
     return info;
 }
 
+static void step_janitor(struct fixture *fx)
+{
+    bool more;
+    eb_lock_take(&fx->store->commit_lock);
+    eb_janitor_step_locked(fx->store, &more);
+    eb_lock_drop(&fx->store->commit_lock);
+}
+
 /* ---- order ---- */
 
 /* Ops complete in the order of submission in one transaction, and a fence knows what came before it. */
@@ -224,14 +232,11 @@ static void dedupe_max_forgets_the_oldest(void **state)
 static void repeat_of_a_deleted_event(void **state)
 {
     struct fixture *fx = *state;
-    bool more;
     fx->config.retention_events = 1;
     fx_open(fx);
     assert_int_equal(1, seq_of(publish(fx, 1, "a", "1")));
     assert_int_equal(2, seq_of(publish(fx, 2, "a", "2")));
-    eb_lock_take(&fx->store->commit_lock);
-    eb_janitor_step_locked(fx->store, &more);
-    eb_lock_drop(&fx->store->commit_lock);
+    step_janitor(fx);
     assert_int_equal(2, info_of(fx).first_seq);
     assert_int_equal(1, seq_of(publish(fx, 1, "a", "other")));
     assert_int_equal(EB_OK, code_of(ack_new(fx, 1)));
@@ -348,6 +353,39 @@ static void full_disk_is_tried_once_a_second(void **state)
     assert_string_equal("", info_of(fx).trouble);
 }
 
+/* Nobody publishes: more room than when it was full ends it; the same room does not (a quota may be why). */
+static void full_disk_ends_with_more_room(void **state)
+{
+    struct fixture *fx = *state;
+    fx->config.path = "folder/eventbus.db";
+    fx->free = 3 << 20;
+    fx_open(fx);
+    fx->fault = (struct fault){.at = 2, .code = -ENOSPC};
+    assert_int_equal(EB_STORAGE_FULL, code_of(publish(fx, 1, "a", "1")));
+    fx->mono += EB_RETRY_MS;
+    step_janitor(fx);
+    assert_true(info_of(fx).full);
+    fx->mono += EB_RETRY_MS;
+    fx->free = 4 << 20;
+    step_janitor(fx);
+    assert_false(info_of(fx).full);
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", "1")));
+}
+
+/* The janitor's own transaction fails: noted like a publish's, and over when it works again. */
+static void janitor_failing_is_noted(void **state)
+{
+    struct fixture *fx = *state;
+    fx_open(fx);
+    fx->fault = (struct fault){.at = 1, .code = -EIO};
+    step_janitor(fx);
+    assert_true(info_of(fx).read_only);
+    fx->mono += EB_RETRY_MS;
+    step_janitor(fx);
+    assert_false(info_of(fx).read_only);
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", "1")));
+}
+
 /* I/O error: unavailable, read_only with the reason; fences and pure repeats are answered meanwhile. */
 static void io_error_turns_read_only(void **state)
 {
@@ -385,7 +423,6 @@ static void io_error_turns_read_only(void **state)
 static void janitor_finds_it_writable_again(void **state)
 {
     struct fixture *fx = *state;
-    bool more;
     fx_open(fx);
     fx->fault = (struct fault){.at = 0, .code = -EIO, .lasting = true};
     assert_int_equal(EB_UNAVAILABLE, code_of(publish(fx, 1, "a", "1")));
@@ -394,9 +431,7 @@ static void janitor_finds_it_writable_again(void **state)
         fx->mono += EB_RETRY_MS;
         if (i == 2)
             fx->fault.at = -1;
-        eb_lock_take(&fx->store->commit_lock);
-        eb_janitor_step_locked(fx->store, &more);
-        eb_lock_drop(&fx->store->commit_lock);
+        step_janitor(fx);
     }
     assert_int_equal(3, fx->probes);
     assert_false(info_of(fx).read_only);
@@ -554,6 +589,8 @@ int main(void)
         TEST(ack_in_the_same_transaction),
         TEST(full_disk_spares_acks),
         TEST(full_disk_is_tried_once_a_second),
+        TEST(full_disk_ends_with_more_room),
+        TEST(janitor_failing_is_noted),
         TEST(io_error_turns_read_only),
         TEST(janitor_finds_it_writable_again),
         TEST(min_free_refuses_publishes),
