@@ -171,7 +171,9 @@ static bool grow(struct eb_dedupe *dedupe)
     }
     free(dedupe->ring);
     free(dedupe->slots);
-    *dedupe = next;
+    dedupe->ring = next.ring;
+    dedupe->slots = next.slots;
+    dedupe->cap = next.cap;
     return true;
 }
 

@@ -51,11 +51,13 @@ int eb_page_add_event(struct eb_page *page, struct eb_event *event)
 
 int eb_page_add_gap(struct eb_page *page, uint64_t from, uint64_t to, enum eb_gap_reason reason)
 {
-    struct eb_page_item *last = page->count ? &page->items[page->count - 1] : NULL;
-    if (last && !last->event && last->reason == reason && last->to_seq + 1 >= from) {
-        if (to > last->to_seq)
-            last->to_seq = to;
-        return 0;
+    if (page->count) {
+        struct eb_page_item *last = &page->items[page->count - 1];
+        if (!last->event && last->reason == reason && last->to_seq + 1 >= from) {
+            if (to > last->to_seq)
+                last->to_seq = to;
+            return 0;
+        }
     }
     struct eb_page_item *item = add_item(page);
     if (!item)

@@ -171,7 +171,7 @@ int eb_store_create(const struct eb_store_config *config, const struct eb_store_
 int eb_store_open(const struct eb_store_config *config, struct eb_store **ret, struct eb_error *err)
 {
     struct eb_store *store;
-    struct eb_engine *engine;
+    struct eb_engine *engine = NULL;
     struct eb_engine_start start = {.last_timestamp = INT64_MIN};
     int rc = create_bare(config, NULL, &store);
     if (rc < 0) {
