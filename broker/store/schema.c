@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/uuid.h"
 
@@ -135,8 +136,7 @@ int eb_sql_int(sqlite3 *db, const char *sql, int64_t otherwise, int64_t *ret)
 
 /* ---- opening ---- */
 
-/* Say why, once; the code is what the caller gets back. */
-static int refuse(struct eb_error *err, int result, sqlite3 *db, const char *path)
+int eb_db_refuse(struct eb_error *err, int result, sqlite3 *db, const char *path)
 {
     switch (result) {
     case -EBADMSG:
@@ -200,7 +200,7 @@ int eb_db_open(const char *path, const char *vfs, enum eb_db_mode mode, sqlite3 
     if (result == 0 && mode != EB_DB_READ && sqlite3_db_readonly(db, "main") == 1)
         result = -EROFS;
     if (result < 0) {
-        refuse(err, result, db, path);
+        eb_db_refuse(err, result, db, path);
         sqlite3_close(db);
         return result;
     }
@@ -299,7 +299,7 @@ static int look_at(const char *path, const char *vfs, bool immutable, struct loo
         *ret = look;
 close:
     if (result < 0 && !(db && sqlite3_errcode(db) == SQLITE_NOTADB))
-        refuse(err, result, db, path);
+        eb_db_refuse(err, result, db, path);
     if (result < 0 && db && sqlite3_errcode(db) == SQLITE_NOTADB)
         result = -ENOEXEC; /* told apart from damage: the caller says what it is */
     sqlite3_close(db);
@@ -338,6 +338,13 @@ int eb_schema_probe(const char *path, const char *vfs, enum eb_file_kind *ret, s
     struct look look;
     int result;
 
+    struct stat st;
+
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        eb_fail(err, EB_INTERNAL, "%s is a folder: name a file in it, such as %s/eventbus.db", path,
+                path);
+        return -EISDIR;
+    }
     if (!exists(path, "", vfs)) {
         *ret = EB_FILE_ABSENT;
         return 0;

@@ -181,12 +181,7 @@ int eb_store_open(const struct eb_store_config *config, struct eb_store **ret, s
     if (!config->path)
         rc = eb_engine_memory_open(&store->config, &store->engine_counters, &engine, &start, err);
     else
-#ifdef EB_WITHOUT_SQLITE
-        rc =
-            (eb_fail(err, EB_INTERNAL, "this build keeps no file: only storage = memory"), -ENOSYS);
-#else
         rc = eb_engine_sqlite_open(&store->config, &store->engine_counters, &engine, &start, err);
-#endif
     if (rc < 0)
         goto out_destroy;
     rc = adopt(store, engine, &start);

@@ -1,0 +1,517 @@
+/*
+ * engine_sqlite.c - the log in an SQLite file: the transaction, and what goes into it.
+ *
+ * (E1) `now` is what the transaction has made of the figures, `was` what they were before it; rollback copies
+ *      one over the other. Readers and eb_store_info see `figures` and `shown`, set after each commit.
+ * (E2) last_seq never falls: it is the larger of the log's last row and meta.last_seq, which is written in the
+ *      transaction that deletes the newest row (trim_sqlite.c, D1).
+ * (E3) A segment's index is written in the transaction that gives its last seq, and shown to readers with that
+ *      commit: so whoever sees segment n open finds the lists of all before it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/store/row.h"
+#include "broker/store/schema.h"
+#include "broker/store/sqlite_internal.h"
+#include "common/log.h"
+
+/* ---- small helpers ---- */
+
+int eb_sqlite_failed(struct eb_sqlite *e, int rc, const char *doing)
+{
+    int sys = sqlite3_system_errno(e->db), result = eb_sql_errno(e->db, rc);
+
+    snprintf(e->trouble, sizeof(e->trouble), "%s: %s%s%s", doing, sqlite3_errmsg(e->db),
+             sys ? ": " : "", sys ? strerror(sys) : "");
+    return result < 0 ? result : -EIO;
+}
+
+int eb_sqlite_run(sqlite3_stmt *stmt)
+{
+    int rc = sqlite3_step(stmt);
+
+    sqlite3_reset(stmt);
+    return rc == SQLITE_DONE || rc == SQLITE_ROW ? SQLITE_OK : rc;
+}
+
+int eb_sqlite_set_meta(struct eb_sqlite *e, const char *key, int64_t value)
+{
+    int rc;
+
+    sqlite3_bind_text(e->set_meta, 1, key, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(e->set_meta, 2, value);
+    rc = eb_sqlite_run(e->set_meta);
+    return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "writing a mark");
+}
+
+static void note_damaged(struct eb_sqlite *e, uint64_t seq, const char *why)
+{
+    bool known;
+
+    eb_lock_take(&e->damaged_lock);
+    uint64_t *slot = &e->damaged[seq % EB_DAMAGED_KNOWN];
+    known = *slot == seq;
+    *slot = seq;
+    eb_lock_drop(&e->damaged_lock);
+    if (known)
+        return;
+    atomic_fetch_add_explicit(&e->counters->damaged, 1, memory_order_relaxed);
+    eb_error_log(
+        "EB-DAMAGED",
+        "event %llu is damaged (%s) and is not delivered: see `eventbusd --verify --db %s`",
+        (unsigned long long)seq, why, e->path);
+}
+
+void eb_sqlite_damaged(struct eb_sqlite *e, uint64_t from, uint64_t to, const char *why)
+{
+    if (from < to)
+        eb_debug("seqs %llu to %llu cannot be read", (unsigned long long)from,
+                 (unsigned long long)to);
+    note_damaged(e, from, why); /* a stretch counts once, by its first seq */
+}
+
+/* ---- figures ---- */
+
+static struct eb_segment_delta *delta_of(struct eb_sqlite *e, uint64_t segment)
+{
+    for (unsigned i = 0; i < e->delta_count; i++)
+        if (e->deltas[i].segment == segment)
+            return &e->deltas[i];
+    if (e->delta_count == EB_DELTAS)
+        return NULL;
+    e->deltas[e->delta_count] = (struct eb_segment_delta){.segment = segment};
+    return &e->deltas[e->delta_count++];
+}
+
+static int flush_deltas(struct eb_sqlite *e)
+{
+    for (unsigned i = 0; i < e->delta_count; i++) {
+        const struct eb_segment_delta *delta = &e->deltas[i];
+        sqlite3_bind_int64(e->add_delta, 1, (sqlite3_int64)delta->segment);
+        sqlite3_bind_int64(e->add_delta, 2, delta->events);
+        sqlite3_bind_int64(e->add_delta, 3, delta->bytes);
+        sqlite3_bind_int64(e->add_delta, 4, delta->acked);
+        int rc = eb_sqlite_run(e->add_delta);
+        if (rc != SQLITE_OK)
+            return eb_sqlite_failed(e, rc, "writing the figures of a segment");
+        if (delta->events < 0)
+            e->now.dead_segments = true;
+    }
+    e->delta_count = 0;
+    return 0;
+}
+
+int eb_sqlite_count(struct eb_sqlite *e, uint64_t seq, int64_t events, int64_t bytes, int64_t acked)
+{
+    uint64_t segment = eb_segment_of(seq);
+
+    e->now.events += (uint64_t)events;
+    e->now.bytes += (uint64_t)bytes;
+    e->now.acked += (uint64_t)acked;
+    if (segment == e->open->number) {
+        e->now.open_events += (uint64_t)events;
+        e->now.open_bytes += (uint64_t)bytes;
+        e->now.open_acked += (uint64_t)acked;
+        return 0;
+    }
+    struct eb_segment_delta *delta = delta_of(e, segment);
+    if (!delta) {
+        int result = flush_deltas(e);
+        if (result < 0)
+            return result;
+        delta = delta_of(e, segment);
+    }
+    delta->events += events;
+    delta->bytes += bytes;
+    delta->acked += acked;
+    return 0;
+}
+
+void eb_sqlite_show(struct eb_sqlite *e)
+{
+    struct eb_engine_figures figures = {
+        .first_seq = e->now.events ? e->now.first_seq : e->now.last_seq + 1,
+        .deleted_upto = e->now.deleted_upto,
+        .events = e->now.events,
+        .bytes = e->now.bytes,
+        .wal_bytes = eb_wal_bytes(e),
+        .topics = e->now.topic_top,
+        .acked = e->now.acked,
+    };
+    struct eb_segment *before = NULL;
+
+    unsigned owed = e->wal_frames > e->wal_owed ? e->wal_frames : e->wal_owed;
+    figures.wal_pending_bytes = (uint64_t)owed * (uint64_t)e->page_size;
+    eb_lock_take(&e->state_lock);
+    e->figures = figures;
+    if (e->shown != e->open) {
+        before = e->shown;
+        e->shown = eb_segment_ref(e->open);
+    }
+    eb_lock_drop(&e->state_lock);
+    eb_segment_unref(before);
+}
+
+static void sqlite_figures(struct eb_engine *engine, struct eb_engine_figures *ret)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+
+    eb_lock_take(&e->state_lock);
+    *ret = e->figures;
+    eb_lock_drop(&e->state_lock);
+}
+
+static const char *sqlite_trouble(struct eb_engine *engine)
+{
+    return eb_sqlite_of(engine)->trouble;
+}
+
+/* ---- the transaction ---- */
+
+static int sqlite_begin(struct eb_engine *engine)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    int rc;
+
+    eb_wal_before_transaction(e);
+    rc = eb_sqlite_run(e->begin);
+    if (rc != SQLITE_OK)
+        return eb_sqlite_failed(e, rc, "beginning a transaction");
+    e->was = e->now;
+    e->delta_count = 0;
+    return 0;
+}
+
+static void sqlite_rollback(struct eb_engine *engine)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+
+    if (!sqlite3_get_autocommit(e->db))
+        eb_sqlite_run(e->rollback);
+    e->now = e->was;
+    /* What was looked through and not deleted after all is looked through again. */
+    e->now.acked_sweep = e->now.gone_sweep = (struct eb_sweep){.next = INT64_MIN};
+    e->delta_count = 0;
+    eb_topic_ids_clear(e->topics);
+    if (e->open !=
+        e->shown) { /* [S] is written under the commit lock only, so it may be read here */
+        eb_segment_unref(e->open);
+        e->open = eb_segment_ref(e->shown);
+    }
+}
+
+static int sqlite_commit(struct eb_engine *engine)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    int result = flush_deltas(e), rc;
+
+    if (result < 0)
+        return result;
+    rc = eb_sqlite_run(e->commit);
+    if (rc != SQLITE_OK)
+        return eb_sqlite_failed(e, rc, "committing");
+    eb_sqlite_show(e);
+    return 0;
+}
+
+/* Something harmless that needs a page in the WAL and its sync. */
+static int sqlite_probe(struct eb_engine *engine)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    int result = sqlite_begin(engine);
+
+    if (result < 0)
+        return result;
+    result = eb_sqlite_set_meta(e, EB_META_LAST_TS, e->now.last_ts);
+    if (result == 0)
+        result = sqlite_commit(engine);
+    if (result < 0)
+        sqlite_rollback(engine);
+    return result;
+}
+
+/* ---- what goes in ---- */
+
+/* The id of the event's topic, made if there is none. 0 with ret_id, -errno. */
+static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t *ret_id)
+{
+    uint32_t id = eb_topic_ids_get(e->topics, event->topic, event->topic_len);
+    int rc;
+
+    if (id) {
+        *ret_id = id;
+        return 0;
+    }
+    sqlite3_bind_text(e->find_topic, 1, event->topic, event->topic_len, SQLITE_STATIC);
+    rc = sqlite3_step(e->find_topic);
+    if (rc == SQLITE_ROW)
+        id = (uint32_t)sqlite3_column_int64(e->find_topic, 0);
+    sqlite3_reset(e->find_topic);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        return eb_sqlite_failed(e, rc, "looking for a topic");
+    if (rc == SQLITE_DONE) {
+        if (e->now.topic_top == UINT32_MAX)
+            return -ENOSPC;
+        id = e->now.topic_top + 1;
+        sqlite3_bind_int64(e->add_topic, 1, id);
+        sqlite3_bind_text(e->add_topic, 2, event->topic, event->topic_len, SQLITE_STATIC);
+        rc = eb_sqlite_run(e->add_topic);
+        if (rc != SQLITE_OK)
+            return eb_sqlite_failed(e, rc, "adding a topic");
+        e->now.topic_top = id;
+    }
+    eb_topic_ids_put(e->topics, event->topic, event->topic_len, id);
+    *ret_id = id;
+    return 0;
+}
+
+/* Write the open segment's index and open segment @number (E3). */
+static int next_segment(struct eb_sqlite *e, uint64_t number)
+{
+    struct eb_segment *next = eb_segment_create(number);
+    int result;
+
+    if (!next)
+        return -ENOMEM;
+    e->open->events = e->now.open_events;
+    e->open->bytes = e->now.open_bytes;
+    e->open->acked = e->now.open_acked;
+    e->open->last_ts = e->now.open_last_ts;
+    result = eb_segment_write(e->open, e->db);
+    if (result < 0) {
+        eb_segment_unref(next);
+        return eb_sqlite_failed(e, sqlite3_errcode(e->db), "writing the index of a segment");
+    }
+    if (e->now.open_events == 0)
+        e->now.dead_segments = true;
+    eb_segment_unref(e->open);
+    e->open = next;
+    e->now.open_events = e->now.open_bytes = e->now.open_acked = 0;
+    e->now.open_last_ts = 0;
+    return 0;
+}
+
+static int add_expiry(struct eb_sqlite *e, const struct eb_event *event)
+{
+    int64_t at = eb_row_expires(event->timestamp, event->ttl);
+    int rc;
+
+    if (at == INT64_MAX)
+        return 0;
+    sqlite3_bind_int64(e->add_expiry, 1, at);
+    sqlite3_bind_int64(e->add_expiry, 2, (sqlite3_int64)event->seq);
+    rc = eb_sqlite_run(e->add_expiry);
+    return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "adding an expiry");
+}
+
+static int sqlite_append(struct eb_engine *engine, struct eb_event *event)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    struct eb_row row;
+    uint32_t topic;
+    int result, rc;
+
+    if (eb_segment_of(event->seq) != e->open->number) {
+        result = next_segment(e, eb_segment_of(event->seq));
+        if (result < 0)
+            return result;
+    }
+    result = topic_id(e, event, &topic);
+    if (result < 0)
+        return result;
+    event->topic_id = topic;
+    eb_row_from_event(&row, event, topic);
+    rc = eb_row_bind(e->append, &row);
+    if (rc == SQLITE_OK)
+        rc = eb_sqlite_run(e->append);
+    if (rc != SQLITE_OK)
+        return eb_sqlite_failed(e, rc, "appending an event");
+    result = add_expiry(e, event);
+    if (result < 0)
+        return result;
+    atomic_store_explicit(&e->open->topic[event->seq & (EB_SEGMENT_SEQS - 1)], topic,
+                          memory_order_relaxed);
+    if (e->now.events == 0)
+        e->now.first_seq = event->seq;
+    e->now.last_seq = event->seq;
+    e->now.last_ts = e->now.open_last_ts = event->timestamp;
+    result = eb_sqlite_count(e, event->seq, 1, (int64_t)eb_row_bytes(&row), 0);
+    if (result == 0 && (event->seq & (EB_SEGMENT_SEQS - 1)) == EB_SEGMENT_SEQS - 1)
+        result = next_segment(e, e->open->number + 1);
+    return result;
+}
+
+static int sqlite_ack(struct eb_engine *engine, uint64_t seq, int64_t now_ms)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    int rc;
+
+    sqlite3_bind_int64(e->ack, 1, (sqlite3_int64)seq);
+    sqlite3_bind_int64(e->ack, 2, now_ms);
+    rc = eb_sqlite_run(e->ack);
+    if (rc != SQLITE_OK)
+        return eb_sqlite_failed(e, rc, "acknowledging an event");
+    if (sqlite3_changes(e->db) == 0)
+        return 0; /* deleted, or acknowledged before */
+    if (now_ms < e->now.acked_sweep.next)
+        e->now.acked_sweep.next = now_ms;
+    if (now_ms < e->now.acked_sweep.min)
+        e->now.acked_sweep.min = now_ms;
+    return eb_sqlite_count(e, seq, 0, 0, 1);
+}
+
+/* ---- the writer's own view ---- */
+
+static int lookup_row(struct eb_sqlite *e, sqlite3_stmt *stmt, struct eb_event **ret)
+{
+    struct eb_event *event;
+    struct eb_row row;
+    const char *name;
+    int len, rc, result;
+
+    if (eb_row_read(stmt, &row) < 0)
+        return -EBADMSG;
+    sqlite3_bind_int64(e->topic_name, 1, row.topic_id);
+    rc = sqlite3_step(e->topic_name);
+    name = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(e->topic_name, 0) : NULL;
+    len = name ? sqlite3_column_bytes(e->topic_name, 0) : 0;
+    result = eb_row_check(&row, name, (size_t)len);
+    if (result == 0) {
+        event = eb_row_event(&row, name, (size_t)len);
+        if (event)
+            *ret = event;
+        else
+            result = -ENOMEM;
+    }
+    sqlite3_reset(e->topic_name);
+    return result;
+}
+
+static int sqlite_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event **ret)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    int rc, result;
+
+    sqlite3_bind_int64(e->get, 1, (sqlite3_int64)seq);
+    rc = sqlite3_step(e->get);
+    if (rc == SQLITE_ROW)
+        result = lookup_row(e, e->get, ret);
+    else
+        result = rc == SQLITE_DONE ? -ENOENT : eb_sqlite_failed(e, rc, "reading an event");
+    sqlite3_reset(e->get);
+    if (result == -EBADMSG)
+        eb_sqlite_damaged(e, seq, seq, "its checksum does not fit");
+    return result;
+}
+
+/* One side of the merge below. */
+struct id_source {
+    sqlite3_stmt *stmt;
+    int rc;
+    uint64_t seq;
+};
+
+static void next_id(struct id_source *source)
+{
+    source->rc = sqlite3_step(source->stmt);
+    source->seq =
+        source->rc == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(source->stmt, 0) : UINT64_MAX;
+}
+
+static int open_ids(struct eb_sqlite *e, const char *sql, int64_t since, struct id_source *ret)
+{
+    int rc = sqlite3_prepare_v2(e->db, sql, -1, &ret->stmt, NULL);
+
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(ret->stmt, 1, since);
+    if (rc != SQLITE_OK)
+        return eb_sqlite_failed(e, rc, "reading the ids of the dedupe window");
+    next_id(ret);
+    return 0;
+}
+
+static int sqlite_load_ids(struct eb_engine *engine, int64_t since_ms, eb_engine_id_fn *fn,
+                           void *ctx)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    struct id_source log = {NULL}, gone = {NULL};
+    int result;
+
+    /* Timestamps rise along the log: segments that end before the window hold nothing of it. */
+    result = open_ids(e,
+                      "SELECT seq, id, ts FROM log WHERE ts >= ?1 AND seq >= 65536 * ifnull((SELECT"
+                      " max(segment) + 1 FROM segments WHERE last_ts < ?1), 0) ORDER BY seq",
+                      since_ms, &log);
+    if (result == 0)
+        result = open_ids(e, "SELECT seq, id, ts FROM gone WHERE ts >= ?1 ORDER BY seq", since_ms,
+                          &gone);
+    while (result == 0 && (log.rc == SQLITE_ROW || gone.rc == SQLITE_ROW)) {
+        struct id_source *source = log.seq < gone.seq ? &log : &gone;
+        const void *id = sqlite3_column_blob(source->stmt, 1);
+        if (id && sqlite3_column_bytes(source->stmt, 1) == 16)
+            fn(ctx, id, source->seq, sqlite3_column_int64(source->stmt, 2));
+        next_id(source);
+    }
+    if (result == 0 && log.rc != SQLITE_DONE)
+        result = eb_sqlite_failed(e, log.rc, "reading the ids of the dedupe window");
+    if (result == 0 && gone.rc != SQLITE_DONE)
+        result = eb_sqlite_failed(e, gone.rc, "reading the ids of the dedupe window");
+    sqlite3_finalize(log.stmt);
+    sqlite3_finalize(gone.stmt);
+    return result;
+}
+
+/* ---- statements and operations ---- */
+
+int eb_sqlite_prepare(struct eb_sqlite *e)
+{
+    const struct {
+        sqlite3_stmt **stmt;
+        const char *sql;
+    } all[] = {
+        {&e->begin, "BEGIN IMMEDIATE"},
+        {&e->commit, "COMMIT"},
+        {&e->rollback, "ROLLBACK"},
+        {&e->append, EB_ROW_INSERT},
+        {&e->add_expiry, "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)"},
+        {&e->add_topic, "INSERT INTO topics(id, name) VALUES(?1, ?2)"},
+        {&e->find_topic, "SELECT id FROM topics WHERE name = ?1"},
+        {&e->topic_name, "SELECT name FROM topics WHERE id = ?1"},
+        {&e->get, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq = ?1"},
+        {&e->ack, "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 WHERE EXISTS"
+                  " (SELECT 1 FROM log WHERE seq = ?1)"},
+        {&e->set_meta, "INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)"},
+        {&e->add_delta, "UPDATE segments SET events = events + ?2, bytes = bytes + ?3,"
+                        " acked = acked + ?4 WHERE segment = ?1"},
+    };
+
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+        int result = eb_sql_prepare(e->db, all[i].sql, all[i].stmt);
+        if (result < 0)
+            return result;
+    }
+    return eb_sqlite_trim_prepare(e);
+}
+
+const struct eb_engine_ops eb_sqlite_ops = {
+    .close = eb_sqlite_close,
+    .begin = sqlite_begin,
+    .append = sqlite_append,
+    .ack = sqlite_ack,
+    .commit = sqlite_commit,
+    .rollback = sqlite_rollback,
+    .trim = eb_sqlite_trim,
+    .tidy = eb_wal_tidy,
+    .probe = sqlite_probe,
+    .lookup = sqlite_lookup,
+    .load_ids = sqlite_load_ids,
+    .reader_create = eb_sqlite_reader_create,
+    .reader_destroy = eb_sqlite_reader_destroy,
+    .page = eb_sqlite_page,
+    .event = eb_sqlite_event,
+    .topics = eb_sqlite_topics,
+    .figures = sqlite_figures,
+    .trouble = sqlite_trouble,
+};

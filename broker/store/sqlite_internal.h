@@ -1,0 +1,149 @@
+/*
+ * sqlite_internal.h - the SQLite engine from inside: what engine_sqlite.c, open_sqlite.c, trim_sqlite.c,
+ * wal_sqlite.c and read_sqlite.c share.
+ *
+ * Keys of shared fields: [I] immutable once open   [a] atomic   [C] commit lock   [S] state_lock   [G] gate.lock
+ */
+#pragma once
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+
+#include "broker/store/engine.h"
+#include "broker/store/segments.h"
+#include "common/lock.h"
+
+/* ---- topic_ids.c: names to ids, for the writer ---- */
+
+struct eb_topic_ids; /* bounded: what does not fit is asked of the file again */
+struct eb_topic_ids *eb_topic_ids_create(void);
+void eb_topic_ids_destroy(struct eb_topic_ids *ids);
+uint32_t eb_topic_ids_get(struct eb_topic_ids *ids, const char *name,
+                          size_t len); /* 0: not known */
+void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len, uint32_t id);
+void eb_topic_ids_clear(struct eb_topic_ids *ids);
+
+/* ---- the engine ---- */
+
+/* What a transaction changes in the row of a segment that is written already. */
+struct eb_segment_delta {
+    uint64_t segment;
+    int64_t events, bytes, acked;
+};
+#define EB_DELTAS 32
+
+/* A table that is looked through in turns for rows that are due; what is not due yet is remembered by its time. */
+struct eb_sweep {
+    int64_t next; /* nothing is due before; INT64_MIN: not known */
+    int64_t min;  /* of the round under way */
+    bool under_way;
+    uint64_t seq;   /* where the next turn goes on: `acked` */
+    uint8_t id[16]; /* the same: `gone` */
+};
+
+/* All that a rollback has to bring back. */
+struct eb_sqlite_state {
+    uint64_t first_seq, last_seq, deleted_upto, events, bytes, acked;
+    int64_t last_ts;
+    uint32_t topic_top; /* highest id in `topics`; ids are given without holes */
+    /* of the open segment */
+    uint64_t open_events, open_bytes, open_acked;
+    int64_t open_last_ts;
+    bool dead_segments; /* there may be segments without events, whose rows can go */
+    struct eb_sweep acked_sweep, gone_sweep;
+};
+
+/* Lets readers in, or holds them back for the moment that a checkpoint needs (wal_sqlite.c). */
+struct eb_gate {
+    struct eb_lock lock;
+    pthread_cond_t cond;
+    unsigned inside; /* [G] readers that have a page open */
+    bool closed;     /* [G] */
+};
+
+#define EB_DAMAGED_KNOWN 1024
+
+struct eb_sqlite {
+    struct eb_engine base;
+    char *path, *vfs;                    /* [I] */
+    enum eb_durability durability;       /* [I] */
+    struct eb_engine_counters *counters; /* [a] */
+    int lock_fd;                         /* [I] */
+
+    sqlite3 *db; /* [C] and all statements of it */
+    sqlite3_stmt *begin, *commit, *rollback, *append, *add_expiry, *add_topic, *find_topic,
+        *topic_name, *get, *ack, *set_meta, *add_delta;
+    sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *add_gone,
+        *first, *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
+        *any_postings;
+    struct eb_topic_ids *topics;               /* [C] */
+    struct eb_segment *open;                   /* [C] being filled */
+    struct eb_sqlite_state now;                /* [C] of the transaction */
+    struct eb_sqlite_state was;                /* [C] before it */
+    struct eb_segment_delta deltas[EB_DELTAS]; /* [C] */
+    unsigned delta_count;                      /* [C] */
+    int page_size;                             /* [I] */
+    unsigned wal_frames;                       /* [C] in the WAL after the last commit */
+    unsigned wal_try;  /* [C] frames at which the next checkpoint is tried */
+    unsigned wal_owed; /* [C] frames that the last checkpoint left */
+
+    struct eb_gate gate;
+
+    struct eb_lock state_lock;
+    struct eb_engine_figures figures; /* [S] */
+    struct eb_segment *shown;         /* [S] the open segment as of the last commit */
+    char trouble[200];                /* [C] */
+
+    struct eb_lock damaged_lock;
+    uint64_t damaged[EB_DAMAGED_KNOWN]; /* [damaged_lock] seqs that were counted and logged */
+};
+
+static inline struct eb_sqlite *eb_sqlite_of(struct eb_engine *engine)
+{
+    return (struct eb_sqlite *)engine;
+}
+
+/* engine_sqlite.c */
+/** Note what failed in words and return it as -errno. [C] */
+int eb_sqlite_failed(struct eb_sqlite *e, int rc, const char *doing);
+/** Step a statement that gives no row, and reset it. An SQLite code, SQLITE_OK when done. */
+int eb_sqlite_run(sqlite3_stmt *stmt);
+/** A value of `meta`, in the open transaction. */
+int eb_sqlite_set_meta(struct eb_sqlite *e, const char *key, int64_t value);
+/** Change the figures of @seq's segment and of the log, in the open transaction. [C] */
+int eb_sqlite_count(struct eb_sqlite *e, uint64_t seq, int64_t events, int64_t bytes,
+                    int64_t acked);
+/** Count and log a damaged seq, once each. Threads: any. */
+void eb_sqlite_damaged(struct eb_sqlite *e, uint64_t from, uint64_t to, const char *why);
+void eb_sqlite_show(struct eb_sqlite *e); /* the figures as committed. [C] */
+
+extern const struct eb_engine_ops eb_sqlite_ops;
+int eb_sqlite_prepare(struct eb_sqlite *e);
+
+/* open_sqlite.c */
+void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms);
+
+/* trim_sqlite.c */
+int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *request,
+                   struct eb_trim_result *ret);
+int eb_sqlite_trim_prepare(struct eb_sqlite *e);
+
+/* wal_sqlite.c */
+void eb_gate_init(struct eb_gate *gate);
+void eb_gate_finish(struct eb_gate *gate);
+void eb_gate_enter(struct eb_gate *gate);
+void eb_gate_leave(struct eb_gate *gate);
+void eb_wal_watch(struct eb_sqlite *e); /* count frames from now on, no automatic checkpoints */
+void eb_wal_before_transaction(struct eb_sqlite *e);
+int eb_wal_tidy(struct eb_engine *engine, bool *ret_more);
+uint64_t eb_wal_bytes(struct eb_sqlite *e);
+
+/* read_sqlite.c */
+int eb_sqlite_reader_create(struct eb_engine *engine, void **ret);
+void eb_sqlite_reader_destroy(struct eb_engine *engine, void *reader);
+int eb_sqlite_page(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                   const struct eb_page_request *request, struct eb_page *ret);
+int eb_sqlite_event(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret);
+int eb_sqlite_topics(struct eb_engine *engine, void *reader, const char *after,
+                     struct eb_topic_info *out, size_t max);

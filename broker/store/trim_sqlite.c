@@ -1,0 +1,432 @@
+/*
+ * trim_sqlite.c - deletion: what expired, the prefix that is too old or too much, what was acknowledged, and
+ * what is left behind of all that.
+ *
+ * (D1) Everything a deletion touches is in one transaction: the row, its places in `expiry` and `acked`, its id
+ *      in `gone`, the figures of its segment, `deleted_upto`, and `last_seq` when the newest event goes.
+ * (D2) `deleted_upto` moves by age, bytes and number only: single deletions make no gap.
+ * (D3) A turn deletes at most max_rows events and looks at a bounded number of rows besides.
+ * (D4) Rows are collected first and deleted then: no table is changed while it is read.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store/row.h"
+#include "broker/store/schema.h"
+#include "broker/store/sqlite_internal.h"
+
+#define LOOK_FACTOR 8 /* rows of `acked` and `gone` looked at for one that may be deleted */
+
+struct victim {
+    uint64_t seq;
+    int64_t ts, ttl, bytes;
+    int64_t at; /* of `expiry`, when that is where it was found */
+    uint8_t id[16];
+    bool no_id; /* a damaged row may have anything there; it goes all the same */
+};
+
+struct turn {
+    struct eb_sqlite *e;
+    const struct eb_trim_request *request;
+    struct eb_trim_result *result;
+    struct victim *victims; /* room for max_rows */
+    unsigned left;          /* rows that may still be deleted */
+};
+
+#define VICTIM_COLUMNS "seq, id, ts, ttl, " EB_ROW_BYTES_SQL
+
+int eb_sqlite_trim_prepare(struct eb_sqlite *e)
+{
+    const struct {
+        sqlite3_stmt **stmt;
+        const char *sql;
+    } all[] = {
+        {&e->due_expiry, "SELECT at, seq FROM expiry WHERE at <= ?1 ORDER BY at, seq LIMIT ?2"},
+        {&e->prefix, "SELECT " VICTIM_COLUMNS " FROM log ORDER BY seq LIMIT ?1"},
+        {&e->victim, "SELECT " VICTIM_COLUMNS " FROM log WHERE seq = ?1"},
+        {&e->drop_row, "DELETE FROM log WHERE seq = ?1"},
+        {&e->drop_expiry, "DELETE FROM expiry WHERE at = ?1 AND seq = ?2"},
+        {&e->drop_acked, "DELETE FROM acked WHERE seq = ?1"},
+        {&e->add_gone, "INSERT OR REPLACE INTO gone(id, seq, ts) VALUES(?1, ?2, ?3)"},
+        {&e->first, "SELECT seq FROM log ORDER BY seq LIMIT 1"},
+        {&e->due_acked, "SELECT seq, at FROM acked WHERE seq > ?1 ORDER BY seq LIMIT ?2"},
+        {&e->due_gone, "SELECT id, ts FROM gone WHERE id > ?1 ORDER BY id LIMIT ?2"},
+        {&e->drop_gone, "DELETE FROM gone WHERE id = ?1"},
+        {&e->dead_segment, "SELECT segment FROM segments WHERE events <= 0 LIMIT 1"},
+        {&e->drop_postings, "DELETE FROM postings WHERE segment = ?1 AND topic <= ?2"},
+        {&e->any_postings,
+         "SELECT topic FROM postings WHERE segment = ?1 ORDER BY topic LIMIT 1 OFFSET ?2"},
+        {&e->drop_segment, "DELETE FROM segments WHERE segment = ?1"},
+    };
+
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+        int result = eb_sql_prepare(e->db, all[i].sql, all[i].stmt);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
+
+/* ---- one event ---- */
+
+static void read_victim(sqlite3_stmt *stmt, struct victim *ret)
+{
+    const void *id = sqlite3_column_blob(stmt, 1);
+
+    *ret = (struct victim){
+        .seq = (uint64_t)sqlite3_column_int64(stmt, 0),
+        .ts = sqlite3_column_int64(stmt, 2),
+        .ttl = sqlite3_column_int64(stmt, 3),
+        .bytes = sqlite3_column_int64(stmt, 4),
+        .at = INT64_MAX,
+    };
+    ret->no_id = !id || sqlite3_column_bytes(stmt, 1) != 16;
+    if (!ret->no_id)
+        memcpy(ret->id, id, 16);
+}
+
+static int run(struct turn *turn, sqlite3_stmt *stmt)
+{
+    int rc = eb_sqlite_run(stmt);
+
+    return rc == SQLITE_OK ? 0 : eb_sqlite_failed(turn->e, rc, "deleting events");
+}
+
+static int drop_expiry(struct turn *turn, int64_t at, uint64_t seq)
+{
+    sqlite3_bind_int64(turn->e->drop_expiry, 1, at);
+    sqlite3_bind_int64(turn->e->drop_expiry, 2, (sqlite3_int64)seq);
+    return run(turn, turn->e->drop_expiry);
+}
+
+static int keep_id(struct turn *turn, const struct victim *v)
+{
+    struct eb_sqlite *e = turn->e;
+
+    if (v->no_id || v->ts <= turn->request->now_ms - turn->request->dedupe_window_ms)
+        return 0;
+    sqlite3_bind_blob(e->add_gone, 1, v->id, 16, SQLITE_STATIC);
+    sqlite3_bind_int64(e->add_gone, 2, (sqlite3_int64)v->seq);
+    sqlite3_bind_int64(e->add_gone, 3, v->ts);
+    if (v->ts < e->now.gone_sweep.next)
+        e->now.gone_sweep.next = v->ts;
+    if (v->ts < e->now.gone_sweep.min)
+        e->now.gone_sweep.min = v->ts;
+    return run(turn, e->add_gone);
+}
+
+/* Delete one event and all that hangs on it (D1). */
+static int delete_event(struct turn *turn, const struct victim *v)
+{
+    struct eb_sqlite *e = turn->e;
+    int64_t at = eb_row_expires(v->ts, v->ttl), acked = 0;
+    int result;
+
+    sqlite3_bind_int64(e->drop_row, 1, (sqlite3_int64)v->seq);
+    result = run(turn, e->drop_row);
+    if (result == 0 && v->at != INT64_MAX)
+        result = drop_expiry(turn, v->at, v->seq);
+    if (result == 0 && at != INT64_MAX && at != v->at)
+        result = drop_expiry(turn, at, v->seq);
+    if (result == 0 && e->now.acked) {
+        sqlite3_bind_int64(e->drop_acked, 1, (sqlite3_int64)v->seq);
+        result = run(turn, e->drop_acked);
+        acked = result == 0 ? sqlite3_changes(e->db) : 0;
+    }
+    if (result == 0)
+        result = keep_id(turn, v);
+    if (result == 0)
+        result = eb_sqlite_count(e, v->seq, -1, -v->bytes, -acked);
+    turn->left--;
+    return result;
+}
+
+/* 1: there, 0: not there (any more), -errno. */
+static int find_victim(struct turn *turn, uint64_t seq, struct victim *ret)
+{
+    sqlite3_stmt *stmt = turn->e->victim;
+    int rc;
+
+    sqlite3_bind_int64(stmt, 1, (sqlite3_int64)seq);
+    rc = sqlite3_step(stmt);
+    if (rc == SQLITE_ROW)
+        read_victim(stmt, ret);
+    sqlite3_reset(stmt);
+    if (rc == SQLITE_ROW || rc == SQLITE_DONE)
+        return rc == SQLITE_ROW;
+    return eb_sqlite_failed(turn->e, rc, "reading an event to be deleted");
+}
+
+/* ---- what is to go ---- */
+
+static int trim_expired(struct turn *turn)
+{
+    sqlite3_stmt *stmt = turn->e->due_expiry;
+    unsigned count = 0;
+    int rc, result = 0;
+
+    sqlite3_bind_int64(stmt, 1, turn->request->now_ms);
+    sqlite3_bind_int64(stmt, 2, turn->left);
+    while ((rc = sqlite3_step(stmt)) == SQLITE_ROW && count < turn->left)
+        turn->victims[count++] = (struct victim){
+            .at = sqlite3_column_int64(stmt, 0),
+            .seq = (uint64_t)sqlite3_column_int64(stmt, 1),
+        };
+    sqlite3_reset(stmt);
+    if (rc != SQLITE_DONE && rc != SQLITE_ROW)
+        return eb_sqlite_failed(turn->e, rc, "looking for expired events");
+    for (unsigned i = 0; i < count && result == 0; i++) {
+        struct victim v;
+        int64_t at = turn->victims[i].at;
+        int there = find_victim(turn, turn->victims[i].seq, &v);
+        if (there < 0)
+            return there;
+        if (!there) { /* a leftover; takes a place in the turn, so that it ends */
+            turn->left--;
+            result = drop_expiry(turn, at, turn->victims[i].seq);
+            continue;
+        }
+        v.at = at;
+        result = delete_event(turn, &v);
+        turn->result->expired += result == 0;
+    }
+    return result;
+}
+
+/* Must the first event go, with @events and @bytes in the log? */
+static bool prefix_due(const struct eb_trim_request *request, int64_t ts, uint64_t events,
+                       uint64_t bytes)
+{
+    if (request->age_ms && ts <= request->now_ms - request->age_ms)
+        return true;
+    if (request->max_events && events > request->max_events)
+        return true;
+    return request->max_bytes && bytes > request->max_bytes;
+}
+
+static int trim_prefix(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    uint64_t events = e->now.events, bytes = e->now.bytes;
+    unsigned count = 0;
+    int rc = SQLITE_DONE, result = 0;
+
+    if (!turn->left || !events ||
+        (!turn->request->age_ms && !turn->request->max_events && !turn->request->max_bytes))
+        return 0;
+    sqlite3_bind_int64(e->prefix, 1, turn->left);
+    while (count < turn->left && (rc = sqlite3_step(e->prefix)) == SQLITE_ROW) {
+        struct victim *v = &turn->victims[count];
+        read_victim(e->prefix, v);
+        if (!prefix_due(turn->request, v->ts, events, bytes))
+            break;
+        events -= events > 0;
+        bytes -= (uint64_t)v->bytes < bytes ? (uint64_t)v->bytes : bytes;
+        count++;
+    }
+    sqlite3_reset(e->prefix);
+    if (rc != SQLITE_DONE && rc != SQLITE_ROW)
+        return eb_sqlite_failed(e, rc, "looking for what is out of retention");
+    for (unsigned i = 0; i < count && result == 0; i++) {
+        e->now.deleted_upto = turn->victims[i].seq;
+        result = delete_event(turn, &turn->victims[i]);
+        turn->result->retained_out += result == 0;
+    }
+    if (result == 0 && count)
+        result = eb_sqlite_set_meta(e, EB_META_DELETED_UPTO, (int64_t)e->now.deleted_upto);
+    return result;
+}
+
+/* ---- tables looked through in turns ---- */
+
+/* May the round be left out, or does it go on where it stood? */
+static bool sweep_begin(struct eb_sweep *sweep, int64_t due)
+{
+    if (sweep->under_way)
+        return true;
+    if (sweep->next > due)
+        return false;
+    sweep->under_way = true;
+    sweep->min = INT64_MAX;
+    sweep->seq = 0;
+    memset(sweep->id, 0, sizeof(sweep->id));
+    return true;
+}
+
+static void sweep_end(struct eb_sweep *sweep)
+{
+    sweep->under_way = false;
+    sweep->next = sweep->min;
+}
+
+static int trim_acked(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    struct eb_sweep *sweep = &e->now.acked_sweep;
+    int64_t due = turn->request->now_ms - turn->request->acked_ms;
+    unsigned count = 0, looked = 0, limit = turn->left * LOOK_FACTOR;
+    int rc = SQLITE_DONE, result = 0;
+
+    if (turn->request->acked_ms < 0 || !turn->left || !sweep_begin(sweep, due))
+        return 0;
+    sqlite3_bind_int64(e->due_acked, 1, (sqlite3_int64)sweep->seq);
+    sqlite3_bind_int64(e->due_acked, 2, limit);
+    while (count < turn->left && (rc = sqlite3_step(e->due_acked)) == SQLITE_ROW) {
+        int64_t at = sqlite3_column_int64(e->due_acked, 1);
+        sweep->seq = (uint64_t)sqlite3_column_int64(e->due_acked, 0);
+        looked++;
+        if (at <= due)
+            turn->victims[count++].seq = sweep->seq;
+        else if (at < sweep->min)
+            sweep->min = at;
+    }
+    sqlite3_reset(e->due_acked);
+    if (rc != SQLITE_DONE && rc != SQLITE_ROW)
+        return eb_sqlite_failed(e, rc, "looking for acknowledged events");
+    if (rc == SQLITE_DONE && looked < limit)
+        sweep_end(sweep);
+    for (unsigned i = 0; i < count && result == 0; i++) {
+        struct victim v;
+        int there = find_victim(turn, turn->victims[i].seq, &v);
+        if (there < 0)
+            return there;
+        if (there)
+            result = delete_event(turn, &v);
+        turn->result->acked_out += there && result == 0;
+    }
+    return result;
+}
+
+static int trim_gone(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    struct eb_sweep *sweep = &e->now.gone_sweep;
+    int64_t due = turn->request->now_ms - turn->request->dedupe_window_ms;
+    unsigned count = 0, looked = 0, max = turn->request->max_rows, limit = max * LOOK_FACTOR;
+    int rc = SQLITE_DONE, result = 0;
+
+    if (!sweep_begin(sweep, due))
+        return 0;
+    sqlite3_bind_blob(e->due_gone, 1, sweep->id, sizeof(sweep->id), SQLITE_TRANSIENT);
+    sqlite3_bind_int64(e->due_gone, 2, limit);
+    while (count < max && (rc = sqlite3_step(e->due_gone)) == SQLITE_ROW) {
+        int64_t ts = sqlite3_column_int64(e->due_gone, 1);
+        const void *id = sqlite3_column_blob(e->due_gone, 0);
+        looked++;
+        if (!id || sqlite3_column_bytes(e->due_gone, 0) != 16)
+            continue;
+        memcpy(sweep->id, id, 16);
+        if (ts <= due)
+            memcpy(turn->victims[count++].id, id, 16);
+        else if (ts < sweep->min)
+            sweep->min = ts;
+    }
+    sqlite3_reset(e->due_gone);
+    if (rc != SQLITE_DONE && rc != SQLITE_ROW)
+        return eb_sqlite_failed(e, rc, "looking for ids out of the dedupe window");
+    if (rc == SQLITE_DONE && looked < limit)
+        sweep_end(sweep);
+    for (unsigned i = 0; i < count && result == 0; i++) {
+        sqlite3_bind_blob(e->drop_gone, 1, turn->victims[i].id, 16, SQLITE_STATIC);
+        result = run(turn, e->drop_gone);
+    }
+    return result;
+}
+
+/* The rows of a segment without events, a bounded part a turn. */
+static int trim_segments(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    int64_t segment = 0, topic = INT64_MAX;
+    int rc, result;
+
+    if (!e->now.dead_segments)
+        return 0;
+    rc = sqlite3_step(e->dead_segment);
+    if (rc == SQLITE_ROW)
+        segment = sqlite3_column_int64(e->dead_segment, 0);
+    sqlite3_reset(e->dead_segment);
+    if (rc == SQLITE_DONE)
+        e->now.dead_segments = false;
+    if (rc != SQLITE_ROW)
+        return rc == SQLITE_DONE ? 0 : eb_sqlite_failed(e, rc, "looking for empty segments");
+    sqlite3_bind_int64(e->any_postings, 1, segment);
+    sqlite3_bind_int64(e->any_postings, 2, turn->request->max_rows);
+    rc = sqlite3_step(e->any_postings);
+    bool all = rc == SQLITE_DONE;
+    if (rc == SQLITE_ROW)
+        topic = sqlite3_column_int64(e->any_postings, 0);
+    sqlite3_reset(e->any_postings);
+    if (rc != SQLITE_DONE && rc != SQLITE_ROW)
+        return eb_sqlite_failed(e, rc, "looking for an empty segment's postings");
+    sqlite3_bind_int64(e->drop_postings, 1, segment);
+    sqlite3_bind_int64(e->drop_postings, 2, topic);
+    result = run(turn, e->drop_postings);
+    if (result == 0 && all) {
+        sqlite3_bind_int64(e->drop_segment, 1, segment);
+        result = run(turn, e->drop_segment);
+    }
+    return result;
+}
+
+/* ---- the turn ---- */
+
+/* After deletions: where the log begins now, and what must outlive its newest event (D1). */
+static int settle(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    int rc = sqlite3_step(e->first), result = 0;
+    uint64_t last = e->now.last_seq;
+    bool there;
+
+    e->now.first_seq = rc == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(e->first, 0) : last + 1;
+    sqlite3_reset(e->first);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        return eb_sqlite_failed(e, rc, "looking for the first event");
+    if (last == 0)
+        return 0;
+    sqlite3_bind_int64(e->victim, 1, (sqlite3_int64)last);
+    rc = sqlite3_step(e->victim);
+    there = rc == SQLITE_ROW;
+    sqlite3_reset(e->victim);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        return eb_sqlite_failed(e, rc, "looking for the last event");
+    if (!there)
+        result = eb_sqlite_set_meta(e, EB_META_LAST_SEQ, (int64_t)last);
+    if (!there && result == 0)
+        result = eb_sqlite_set_meta(e, EB_META_LAST_TS, e->now.last_ts);
+    return result;
+}
+
+int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *request,
+                   struct eb_trim_result *ret)
+{
+    struct eb_trim_result result = {0};
+    struct turn turn = {.e = eb_sqlite_of(engine), .request = request, .result = &result};
+    int rc;
+
+    turn.left = request->max_rows;
+    turn.victims = calloc(request->max_rows + 1u, sizeof(*turn.victims));
+    if (!turn.victims)
+        return -ENOMEM;
+    rc = trim_expired(&turn);
+    if (rc == 0)
+        rc = trim_prefix(&turn);
+    if (rc == 0)
+        rc = trim_acked(&turn);
+    if (rc == 0 && turn.left < request->max_rows)
+        rc = settle(&turn);
+    if (rc == 0)
+        rc = trim_gone(&turn);
+    if (rc == 0)
+        rc = trim_segments(&turn);
+    if (rc == 0) {
+        const struct eb_sqlite_state *now = &turn.e->now;
+        result.more = turn.left == 0 || (request->acked_ms >= 0 && now->acked_sweep.under_way) ||
+                      now->gone_sweep.under_way || now->dead_segments;
+        *ret = result;
+    }
+    free(turn.victims);
+    return rc;
+}
