@@ -36,6 +36,8 @@ struct fixture {
     int64_t wall, mono;
     uint64_t free;
     struct eb_store_config config;
+    uint64_t start_seq;               /* last seq of the log that is opened */
+    struct eb_dedupe_entry stored[4]; /* ids it has, in seq order; seq 0 ends them */
     struct eb_store *store;
     unsigned completions; /* ops done so far */
 };
@@ -106,6 +108,11 @@ static int fx_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event **r
 }
 static int fx_load_ids(struct eb_engine *engine, int64_t since, eb_engine_id_fn *fn, void *ctx)
 {
+    for (size_t i = 0; i < 4 && FX(engine)->stored[i].seq; i++) {
+        const struct eb_dedupe_entry *entry = &FX(engine)->stored[i];
+        if (entry->timestamp >= since)
+            fn(ctx, entry->id, entry->seq, entry->timestamp);
+    }
     return 0;
 }
 static int fx_reader_create(struct eb_engine *engine, void **ret)
@@ -198,6 +205,7 @@ static inline void fx_open(struct fixture *fx)
     fx->engine.ops = &fx_ops;
     fx->fault.at = -1;
     assert_int_equal(0, eb_engine_memory_open(config, &fx->counters, &fx->inner, &start, &err));
+    start.last_seq = fx->start_seq;
     assert_int_equal(0, eb_store_create(config, &env, &fx->engine, &start, &fx->store, &err));
 }
 

@@ -242,6 +242,43 @@ static void repeat_of_a_deleted_event(void **state)
     assert_int_equal(EB_OK, code_of(ack_new(fx, 1)));
 }
 
+/* Ids of before the start are known, as far as the window reaches, and no more than dedupe_max. */
+static void ids_survive_a_restart(void **state)
+{
+    struct fixture *fx = *state;
+    fx->config.dedupe_window_ms = 60000;
+    fx->config.dedupe_max = 2;
+    fx->wall = 1700000000000;
+    fx->start_seq = 40;
+    for (unsigned n = 0; n < 4; n++) { /* of 60, 59, 58 and 57 seconds ago */
+        struct eb_dedupe_entry *entry = &fx->stored[n];
+        id_from(entry->id, n + 1);
+        entry->seq = 31 + n;
+        entry->timestamp = fx->wall - 60000 + 1000 * n;
+    }
+    fx_open(fx);
+    assert_int_equal(2, info_of(fx).dedupe_ids);
+    assert_int_equal(58000, info_of(fx).dedupe_oldest_ms);
+    assert_int_equal(1, counters_of(fx).ids_evicted); /* the first was past the window */
+    assert_int_equal(33, seq_of(publish(fx, 3, "a", "x")));
+    assert_int_equal(34, seq_of(publish(fx, 4, "a", "x")));
+    assert_int_equal(41, seq_of(publish(fx, 2, "a", "x")));
+}
+
+/* Seqs stay below 2^53: the log says so, it does not wrap. */
+static void last_seq_of_all(void **state)
+{
+    struct fixture *fx = *state;
+    fx->start_seq = EB_SEQ_MAX - 2;
+    fx_open(fx);
+    assert_true(EB_SEQ_MAX - 1 == seq_of(publish(fx, 1, "a", "1")));
+    struct act *act = run(publish(fx, 2, "a", "2"));
+    assert_int_equal(EB_INTERNAL, act->op.err.code);
+    assert_non_null(strstr(act->op.err.message, "--new-epoch"));
+    act_free(act);
+    assert_int_equal(EB_OK, code_of(ack_new(fx, EB_SEQ_MAX - 1)));
+}
+
 /* ---- acknowledge ---- */
 
 static enum eb_code ack_with_id(struct fixture *fx, uint64_t seq, unsigned id)
@@ -585,6 +622,8 @@ int main(void)
         TEST(window_ends),
         TEST(dedupe_max_forgets_the_oldest),
         TEST(repeat_of_a_deleted_event),
+        TEST(ids_survive_a_restart),
+        TEST(last_seq_of_all),
         TEST(ack_is_checked),
         TEST(ack_in_the_same_transaction),
         TEST(full_disk_spares_acks),
