@@ -213,13 +213,24 @@ static void wait_out(struct eb_flusher *flusher, struct eb_ws_conn *conn)
 
 enum outcome { SENT_ALL, SENT_MORE_WAITS, SENT_BLOCKED, SENT_BROKEN };
 
+/* All that was taken is sent. A session that the bus closed by itself (it lost an answer) ends its connection. */
+static enum outcome what_is_left(struct eb_ws_conn *conn)
+{
+    struct eb_session_state state;
+
+    eb_session_state(conn->session, &state);
+    if (state.closed)
+        return atomic_load(&conn->closing) ? SENT_ALL : SENT_BROKEN;
+    return state.queued_bytes > 0 ? SENT_MORE_WAITS : SENT_ALL;
+}
+
 static enum outcome send_batch(struct eb_flusher *flusher, struct eb_ws_conn *conn)
 {
     struct batch batch;
 
     collect(conn, &batch);
     if (batch.total == 0)
-        return SENT_ALL;
+        return what_is_left(conn);
     struct msghdr msg = {.msg_iov = batch.iov, .msg_iovlen = (size_t)batch.iov_count};
     ssize_t n;
     do
@@ -233,9 +244,7 @@ static enum outcome send_batch(struct eb_flusher *flusher, struct eb_ws_conn *co
     count_sent(flusher, frames, sent);
     if (sent > 0)
         atomic_store(&conn->blocked_ms, 0);
-    if (sent == batch.total)
-        return batch.count > 0 ? SENT_MORE_WAITS : SENT_ALL;
-    return SENT_BLOCKED;
+    return sent == batch.total ? what_is_left(conn) : SENT_BLOCKED;
 }
 
 /* Clean again unless something came meanwhile. False: it is to be looked at once more. */
