@@ -296,6 +296,114 @@ static void topics_follow_their_events(void **state)
     eb_reader_destroy(reader);
 }
 
+/* ---- against a plain list ---- */
+
+#define MODEL_MAX 12000
+
+struct model_event {
+    bool there, acked;
+    unsigned topic;
+};
+
+/* A page of the ring is what the list has from there on: same events, same end, gaps only before deleted_upto. */
+static void assert_page_as_listed(struct fixture *fx, const struct model_event *list, uint64_t last,
+                                  unsigned *seed)
+{
+    struct eb_engine_figures figures;
+    struct eb_page_request request = {
+        .from = 1 + (unsigned)rand_r(seed) % last,
+        .upto = last,
+        .max_events = 1 + (unsigned)rand_r(seed) % 300,
+        .pending_only = rand_r(seed) % 2,
+    };
+    fx->inner->ops->figures(fx->inner, &figures);
+    struct eb_page page = page_of(fx, "t.1", request);
+    uint64_t seq = request.from, next = page.next;
+    for (size_t i = 0; i < page.count; i++) {
+        if (!page.items[i].event) {
+            assert_int_equal(seq, page.items[i].from_seq);
+            assert_true(page.items[i].to_seq <= figures.deleted_upto);
+            seq = page.items[i].to_seq + 1;
+            continue;
+        }
+        for (; seq < page.items[i].event->seq; seq++)
+            assert_false(list[seq].there && list[seq].topic == 1 &&
+                         !(request.pending_only && list[seq].acked));
+        assert_true(list[seq].there && list[seq].topic == 1);
+        seq++;
+    }
+    for (; seq < next; seq++)
+        assert_false(list[seq].there && list[seq].topic == 1 &&
+                     !(request.pending_only && list[seq].acked));
+    assert_true(next > request.from && next <= last + 1);
+    eb_page_finish(&page);
+}
+
+/* Transactions that commit or roll back, acks, overflow and trims in random order: the ring has what a list has. */
+static void same_as_a_list(void **state)
+{
+    static struct model_event list[MODEL_MAX + 1];
+    struct fixture *fx = *state;
+    unsigned seed = 11;
+    uint64_t last = 0;
+    fx->config.memory_bytes = 300 << 10;
+    fx_open(fx);
+    const struct eb_engine_ops *ops = fx->inner->ops;
+    while (last < MODEL_MAX - 100) {
+        unsigned count = (unsigned)rand_r(&seed) % 60, acks = (unsigned)rand_r(&seed) % 20;
+        bool fails = rand_r(&seed) % 4 == 0;
+        uint64_t acked[20];
+        assert_int_equal(0, ops->begin(fx->inner));
+        for (unsigned i = 1; i <= count; i++) {
+            struct eb_event *event =
+                event_new((unsigned)last + i, rand_r(&seed) % 3 ? "t.0" : "t.1", "x");
+            event->seq = last + i;
+            event->timestamp = fx->wall;
+            assert_int_equal(0, ops->append(fx->inner, event));
+            list[last + i] = (struct model_event){true, false, event->topic[2] == '1'};
+            eb_event_unref(event);
+        }
+        for (unsigned i = 0; i < acks && last + count; i++) {
+            acked[i] = 1 + (unsigned)rand_r(&seed) % (last + count);
+            assert_int_equal(0, ops->ack(fx->inner, acked[i], fx->wall));
+        }
+        if (fails) {
+            ops->rollback(fx->inner);
+            continue;
+        }
+        assert_int_equal(0, ops->commit(fx->inner));
+        for (unsigned i = 0; i < acks && last + count; i++)
+            list[acked[i]].acked = true;
+        last += count;
+        if (rand_r(&seed) % 5 == 0) {
+            struct eb_trim_request trim = {.now_ms = fx->wall, .acked_ms = 0, .max_rows = 40};
+            struct eb_trim_result result;
+            if (rand_r(&seed) % 2)
+                trim.max_events = 400;
+            assert_int_equal(0, ops->trim(fx->inner, &trim, &result));
+        }
+        /* What is gone from the ring was overflow, retention or acknowledged: the list forgets it too. */
+        struct eb_engine_figures figures;
+        uint64_t events = 0;
+        ops->figures(fx->inner, &figures);
+        for (uint64_t seq = 1; seq <= last; seq++) {
+            struct eb_event *event;
+            bool there = ops->lookup(fx->inner, seq, &event) == 0;
+            if (there)
+                eb_event_unref(event);
+            assert_true(there ? list[seq].there
+                              : !list[seq].there || list[seq].acked || seq <= figures.deleted_upto);
+            list[seq].there = there;
+            events += there;
+        }
+        assert_int_equal(events, figures.events);
+        assert_true(figures.bytes <= fx->config.memory_bytes);
+        atomic_store(&fx->store->last_seq, last);
+        if (last)
+            assert_page_as_listed(fx, list, last, &seed);
+    }
+}
+
 #define TEST(name)                                                                                 \
     {                                                                                              \
         "memory/" #name, name, setup, teardown, NULL                                               \
@@ -314,6 +422,7 @@ int main(void)
         TEST(retention_is_a_gap),
         TEST(acknowledged_is_passed_over_and_deleted),
         TEST(topics_follow_their_events),
+        TEST(same_as_a_list),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 }
