@@ -45,7 +45,7 @@ static void net_config(const struct eb_settings *s, char **tokens, const char *l
 {
     *ret = (struct eb_net_config){
         .ws_path = s->ws_path,
-        .max_message = s->max_message ? s->max_message : 6 * s->max_payload + 65536,
+        .max_message = s->max_message,
         .max_connections = (unsigned)s->max_connections,
         .max_http_connections = (unsigned)s->max_http_connections,
         .publish_rate = s->publish_rate,
@@ -99,6 +99,15 @@ static int serve_listeners(eb_broker *broker, char *err)
     return 0;
 }
 
+/* A copy in which what follows from other settings has its value: what /v1/stats shows is what applies. */
+static int take_settings(struct eb_settings *ret, const struct eb_settings *settings)
+{
+    int rc = eb_settings_copy(ret, settings);
+    if (rc == 0 && ret->max_message == 0)
+        ret->max_message = 6 * ret->max_payload + 65536;
+    return rc;
+}
+
 static int say(char *err, const char *what, int rc)
 {
     if (rc < 0 && !err[0])
@@ -137,10 +146,10 @@ int eb_broker_start_settings(const struct eb_settings *settings, eb_broker **ret
     if (!broker)
         return say(err, "cannot start", -ENOMEM);
     eb_lock_init(&broker->lock, EB_RANK_BROKER);
-    int rc = eb_settings_copy(&broker->settings, settings);
+    int rc = take_settings(&broker->settings, settings);
     if (rc == 0 && broker->settings.token_file[0])
         rc = eb_tokens_load(broker->settings.token_file, &broker->tokens, err);
-    if (rc == 0 && !(broker->limits_json = eb_settings_limits_json(settings)))
+    if (rc == 0 && !(broker->limits_json = eb_settings_limits_json(&broker->settings)))
         rc = -ENOMEM;
     /* Listening first: an address that is taken is said before a log is opened or made. */
     if (rc == 0)
@@ -220,7 +229,7 @@ int eb_broker_reload(eb_broker *broker, const struct eb_settings *settings,
     struct eb_net_config net;
     char **tokens = NULL, *limits = NULL;
     err[0] = '\0';
-    int rc = eb_settings_copy(&copy, settings);
+    int rc = take_settings(&copy, settings);
     if (rc < 0)
         return say(err, "cannot reload", rc);
     if (copy.token_file[0])

@@ -136,7 +136,7 @@ static void reload(eb_broker *broker, int argc, char **argv)
     struct eb_settings fresh;
     char err[EB_BROKER_ERROR];
     notify("RELOADING=1");
-    if (eb_cli_reparse(argc, argv, &fresh) < 0)
+    if (eb_cli_reparse(argc, argv, &fresh) < 0 || fit_file_limit(&fresh) < 0)
         eb_error_log("EB-RELOAD-FAILED",
                      "settings are wrong, nothing changed; eventbusd --check-config says where");
     else if (setup_log(&fresh) < 0 || eb_broker_reload(broker, &fresh, err) < 0)
@@ -244,7 +244,10 @@ int main(int argc, char **argv)
         status = run(&settings, argc, argv);
         break;
     default:
+#ifndef EB_WITHOUT_OPS
         status = eb_operate(&cli, &settings);
+#endif
+        break;
     }
     eb_settings_finish(&settings);
     return status;
