@@ -215,6 +215,13 @@ static void step_inside(struct fake_world *w, void *ctx)
     step(false);
 }
 
+/* No commit inside a commit: only readers and other sessions go on in the midst of a dispatch. */
+static void turns_inside(struct fake_box *box, void *ctx)
+{
+    for (unsigned n = 1 + any(4); n > 0; n--)
+        fake_turn(world);
+}
+
 static void step(bool retention)
 {
     struct model *m = &models[any(BOXES)];
@@ -229,12 +236,17 @@ static void step(bool retention)
         break;
     case 3:
     case 4:
+        if (any(2) != 0 && world->during_page == NULL)
+            m->box->during_event = turns_inside;
         fake_commit(world, any(3) ? ALL : 1 + any(4));
+        m->box->during_event = NULL;
         break;
     case 5:
         if (any(2) != 0 && world->during_page == NULL)
             world->during_page = step_inside;
         fake_turn(world);
+        if (world->during_page == step_inside && any(2) != 0)
+            world->during_page = NULL;
         break;
     case 6:
         read_words(m, fake_drain(m->box, 1 + any(12)));

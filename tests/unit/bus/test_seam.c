@@ -271,6 +271,32 @@ static void seam_join_in_the_midst_of_a_dispatch(void **unused)
     }
 }
 
+/* D4: a replay that joins in the midst of a dispatch has the segment's events; its floor keeps them from coming
+ * again when the dispatcher gets to its session. */
+static void seam_replay_joins_in_the_midst_of_a_dispatch(void **unused)
+{
+    for (int order = 0; order < 2; order++) {
+        struct fake_world *w = fake_open(NULL);
+        struct fake_box *first, *second;
+        live_box(w, &first, "b");
+        live_box(w, &second, "b");
+        struct fake_box *other = order ? first : second, *late = order ? second : first;
+        fake_subscribe(late, "a", 0);
+        fake_commit(w, ALL);
+        other->during_event = run_turns;
+        fake_publish(w, "b");
+        publish_many(w, "a", 2);
+        fake_commit(w, ALL);
+        const char *all = fake_drain_all(late);
+        assert_true(strcmp(all, "ok#0 R2@a R3@a L3@a E1") == 0 ||
+                    strcmp(all, "ok#0 E1 R2@a R3@a L3@a") == 0);
+        assert_string_equal(fake_drain_all(other), "E1");
+        fake_box_close(first);
+        fake_box_close(second);
+        fake_close(w);
+    }
+}
+
 /* B3, R1: a commit of several segments; a reader in the first one's dispatch looks no further than its end. */
 static void seam_reader_looks_no_further_than_visible(void **unused)
 {
@@ -549,6 +575,7 @@ int main(void)
         cmocka_unit_test(lag_event_larger_than_the_queue_passes),
         cmocka_unit_test(seam_commit_while_the_last_page_is_read),
         cmocka_unit_test(seam_join_in_the_midst_of_a_dispatch),
+        cmocka_unit_test(seam_replay_joins_in_the_midst_of_a_dispatch),
         cmocka_unit_test(seam_reader_looks_no_further_than_visible),
         cmocka_unit_test(replay_then_live),
         cmocka_unit_test(replay_of_nothing_is_live_at_once),

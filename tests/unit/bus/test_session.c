@@ -39,7 +39,8 @@ static struct fake_box *box_with(struct fake_world *w, int count)
     return box;
 }
 
-/* Q3: what the kernel did not take goes back to the head in its old order, also when the ring grew meanwhile. */
+/* Q3: what the kernel did not take goes back to the head in its old order, also when as many came as the ring
+ * would have had places for without it. */
 static void queue_putback_keeps_the_order(void **unused)
 {
     struct fake_world *w = fake_open(wide);
@@ -49,17 +50,17 @@ static void queue_putback_keeps_the_order(void **unused)
     assert_int_equal(eb_session_take(box->session, out, 12, SIZE_MAX), 12);
     eb_session_state(box->session, &state);
     assert_int_equal(state.queued_events, 14); /* taken is not sent */
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 14; i++)
         fake_publish(w, "a");
     fake_commit(w, ALL);
     eb_session_sent(box->session, out, 2);
     eb_session_putback(box->session, out + 2, 10);
     assert_string_equal(fake_drain(box, 14), "E3 E4 E5 E6 E7 E8 E9 E10 E11 E12 E13 E14 E15 E16");
-    fake_drain(box, ALL);
+    assert_string_equal(fake_drain(box, ALL), "E17 E18 E19 E20 E21 E22 E23 E24 E25 E26 E27 E28");
     eb_session_state(box->session, &state);
     assert_int_equal(state.queued_events, 0);
     assert_int_equal(state.queued_bytes, 0);
-    assert_int_equal(state.delivered, 34);
+    assert_int_equal(state.delivered, 28);
     fake_box_close(box);
     fake_close(w);
 }
