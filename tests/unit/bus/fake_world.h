@@ -20,6 +20,8 @@ struct fake_world {
     bool fail_pages;             /* every page: -EIO */
     size_t page_rows;            /* rows looked at in one page; 0: no bound */
     void (*during_page)(struct fake_world *world, void *ctx); /* once, after the page was read */
+    /* Once, after somebody has looked at eb_bus_visible and before he acts on it: maybe under a session's lock. */
+    void (*after_visible)(struct fake_world *world, void *ctx);
     void *ctx;
     unsigned pages;
     uint64_t last_page_upto; /* what the last page was asked to look at */

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,6 +270,57 @@ static void seam_join_in_the_midst_of_a_dispatch(void **unused)
         fake_box_close(second);
         fake_close(w);
     }
+}
+
+static pthread_t committer;
+
+static void *commit_one(void *arg)
+{
+    struct fake_world *w = arg;
+    fake_commit(w, ALL);
+    return NULL;
+}
+
+/* The reader has seen the old end and holds the session's lock; let the dispatcher of the next commit look at the
+ * stream's state and come to the lock. glibc's word of a mutex is 2 when somebody waits for it. */
+static void dispatch_up_to_the_lock(struct fake_world *w, void *ctx)
+{
+    struct fake_box *box = ctx;
+    fake_publish(w, "a");
+    pthread_create(&committer, NULL, commit_one, w);
+    while (__atomic_load_n(&box->session->lock.mutex.__data.__lock, __ATOMIC_RELAXED) != 2)
+        sched_yield();
+}
+
+static void arm_after_visible(struct fake_world *w, void *ctx)
+{
+    w->after_visible = dispatch_up_to_the_lock;
+}
+
+/* D5: a stream that joins at the old end after the dispatcher has moved `visible` and has seen it lagging is pushed
+ * to all the same. */
+static void seam_join_between_the_peek_and_the_lock(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct fake_box *box;
+    live_box(w, &box, "#");
+    publish_many(w, "a", 10);
+    fake_commit(w, ALL);
+    fake_drain(box, ALL);
+    w->during_page = arm_after_visible;
+    w->ctx = box;
+    assert_true(fake_turn(w));
+    pthread_join(committer, NULL);
+    assert_string_equal(fake_drain_all(box), "E9 E10 E11");
+
+    fake_subscribe(box, "#", 11); /* and a replay in the same place */
+    fake_commit(w, ALL);
+    w->during_page = arm_after_visible;
+    assert_true(fake_turn(w));
+    pthread_join(committer, NULL);
+    assert_string_equal(fake_drain_all(box), "ok#11 R11@# L11@# E12");
+    fake_box_close(box);
+    fake_close(w);
 }
 
 /* D4: a replay that joins in the midst of a dispatch has the segment's events; its floor keeps them from coming
@@ -575,6 +627,7 @@ int main(void)
         cmocka_unit_test(lag_event_larger_than_the_queue_passes),
         cmocka_unit_test(seam_commit_while_the_last_page_is_read),
         cmocka_unit_test(seam_join_in_the_midst_of_a_dispatch),
+        cmocka_unit_test(seam_join_between_the_peek_and_the_lock),
         cmocka_unit_test(seam_replay_joins_in_the_midst_of_a_dispatch),
         cmocka_unit_test(seam_reader_looks_no_further_than_visible),
         cmocka_unit_test(replay_then_live),
