@@ -95,15 +95,11 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
 
 void eb_bus_stop(struct eb_bus *bus)
 {
-    uint64_t number = 0;
-    struct eb_session *session;
+    struct eb_session *session = NULL;
     if (bus == NULL)
         return;
-    while ((session = eb_bus_next_session(bus, number)) != NULL) {
-        number = session->number;
+    while ((session = eb_bus_next_session(bus, session, 0)) != NULL)
         eb_session_close(session);
-        eb_session_unref(session);
-    }
     eb_pool_stop(bus->pool);
     eb_autoack_flush(bus->autoack);
 }
@@ -172,13 +168,15 @@ void eb_bus_unregister(struct eb_bus *bus, struct eb_session *session)
 }
 
 /* Sessions are looked at one by one: their locks rank below the registry's and are never taken under it. */
-struct eb_session *eb_bus_next_session(struct eb_bus *bus, uint64_t after)
+struct eb_session *eb_bus_next_session(struct eb_bus *bus, struct eb_session *prev, uint64_t after)
 {
     eb_lock_take(&bus->registry);
-    struct eb_session *session = bus->first;
+    struct eb_session *session =
+        prev != NULL ? prev->next : bus->first; /* @prev is held, so it is in the list */
     while (session != NULL && (session->number <= after || !eb_session_try_ref(session)))
         session = session->next;
     eb_lock_drop(&bus->registry);
+    eb_session_unref(prev);
     return session;
 }
 
@@ -210,11 +208,10 @@ size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
                             struct eb_subscription_info **ret)
 {
     struct eb_subscription_info *list = NULL;
-    struct eb_session *session;
+    struct eb_session *session = NULL;
     size_t count = 0;
     bool full = false;
-    while (!full && (session = eb_bus_next_session(bus, after)) != NULL) {
-        after = session->number;
+    while (!full && (session = eb_bus_next_session(bus, session, after)) != NULL) {
         eb_lock_take(&session->lock);
         size_t rows = rows_locked(session);
         full = count > 0 && count + rows > max;
@@ -229,8 +226,8 @@ size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
             }
         }
         eb_lock_drop(&session->lock);
-        eb_session_unref(session);
     }
+    eb_session_unref(session);
     *ret = list;
     return count;
 }

@@ -197,15 +197,12 @@ static int gather(struct eb_dispatch *d, struct eb_match *match, uint32_t event)
 /* D6 */
 static void lag_all(struct eb_bus *bus, uint64_t cursor)
 {
-    uint64_t number = 0;
-    struct eb_session *session;
-    while ((session = eb_bus_next_session(bus, number)) != NULL) {
-        number = session->number;
+    struct eb_session *session = NULL;
+    while ((session = eb_bus_next_session(bus, session, 0)) != NULL) {
         eb_lock_take(&session->lock);
         if (session->live > 0 && session->shared.cursor <= cursor)
             eb_session_lag_locked(session, cursor);
         eb_lock_drop(&session->lock);
-        eb_session_unref(session);
     }
 }
 

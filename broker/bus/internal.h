@@ -255,8 +255,8 @@ void eb_bus_unref(struct eb_bus *bus);
 void eb_bus_submit(struct eb_bus *bus, struct eb_op *op);
 void eb_bus_register(struct eb_bus *bus, struct eb_session *session);
 void eb_bus_unregister(struct eb_bus *bus, struct eb_session *session);
-/** The next session numbered above @after with a reference, or NULL. */
-struct eb_session *eb_bus_next_session(struct eb_bus *bus, uint64_t after);
+/** The first session behind @prev (NULL: of all) numbered above @after, with a reference, or NULL. Drops that of @prev. */
+struct eb_session *eb_bus_next_session(struct eb_bus *bus, struct eb_session *prev, uint64_t after);
 
 #define eb_count(counter, n)                                                                       \
     ((void)atomic_fetch_add_explicit(&(counter), (uint64_t)(n), memory_order_relaxed))

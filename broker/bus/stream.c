@@ -349,9 +349,9 @@ static bool turn_finish_locked(struct turn *turn, int64_t *ret_later)
     if (valid) {
         uint64_t before = stream->cursor;
         outcome = hand_over_locked(turn, &pushed);
-        if (turn->sub != NULL && stream->cursor > before)
-            turn->sub->all_there_is =
-                false; /* begun: from now on what is deleted ahead of it is missing */
+        if (turn->sub != NULL &&
+            stream->cursor > before) /* begun: what is deleted ahead of it now is missing */
+            turn->sub->all_there_is = false;
         if (outcome == HANDED_OVER && stream->cursor >= eb_bus_visible(session->bus))
             join_locked(turn, &pushed);
     }

@@ -148,6 +148,21 @@ uint64_t __wrap_eb_bus_visible(struct eb_bus *bus)
     return visible;
 }
 
+int __real_eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t len,
+                          struct eb_match **ret);
+int __wrap_eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t len,
+                          struct eb_match **ret);
+
+int __wrap_eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t len,
+                          struct eb_match **ret)
+{
+    if (fake.world->fail_matches > 0) {
+        fake.world->fail_matches--;
+        return -ENOMEM;
+    }
+    return __real_eb_table_match(table, wild, topic, len, ret);
+}
+
 static void add(struct eb_page *page, struct eb_page_item item)
 {
     page->items = realloc(page->items, (page->count + 1) * sizeof(item));

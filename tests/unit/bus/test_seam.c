@@ -197,6 +197,29 @@ static void lag_event_larger_than_the_queue_passes(void **unused)
     fake_close(w);
 }
 
+/* D6: without memory to say who matches, every live stream reads that event from the log. */
+static void lag_when_a_match_fails(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct fake_box *box, *other;
+    live_box(w, &box, "a");
+    live_box(w, &other, "b");
+    publish_many(w, "a", 2);
+    fake_publish(w, "b");
+    fake_commit(w, 2);
+    w->fail_matches = 1;
+    publish_many(w, "a", 1);
+    fake_commit(w, ALL);
+    assert_string_equal(fake_drain_all(box), "E1 E2 E4");
+    assert_string_equal(fake_drain_all(other), "E3");
+    struct eb_session_state state;
+    eb_session_state(box->session, &state);
+    assert_false(state.lagging);
+    fake_box_close(box);
+    fake_box_close(other);
+    fake_close(w);
+}
+
 static void commit_more(struct fake_world *w, void *ctx)
 {
     publish_many(w, "a", 3);
@@ -625,6 +648,7 @@ int main(void)
         cmocka_unit_test(lag_full_queue_then_everything_comes),
         cmocka_unit_test(lag_once_however_many_match),
         cmocka_unit_test(lag_event_larger_than_the_queue_passes),
+        cmocka_unit_test(lag_when_a_match_fails),
         cmocka_unit_test(seam_commit_while_the_last_page_is_read),
         cmocka_unit_test(seam_join_in_the_midst_of_a_dispatch),
         cmocka_unit_test(seam_join_between_the_peek_and_the_lock),
