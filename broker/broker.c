@@ -204,65 +204,84 @@ const char *eb_broker_address(eb_broker *broker, size_t i)
     return i < broker->listener_count ? broker->listeners[i].address : NULL;
 }
 
-static void name_what_needs_a_restart(const struct eb_settings *old, const struct eb_settings *new)
+static void name_what_needs_a_restart(const struct eb_settings *old,
+                                      const struct eb_settings *fresh)
 {
-    char *a = NULL, *b = NULL;
     struct eb_setting_about about;
+    struct eb_settings wanted;
+    if (take_settings(&wanted, fresh) < 0)
+        return;
     for (size_t i = 0; eb_settings_about(i, &about); i++) {
         if (eb_settings_reloadable(i))
             continue;
-        a = eb_settings_text(old, i);
-        b = eb_settings_text(new, i);
+        char *a = eb_settings_text(old, i), *b = eb_settings_text(&wanted, i);
         if (a && b && strcmp(a, b) != 0)
             eb_warn("EB-RELOAD-RESTART", "%s changed from %s to %s: takes effect at the next start",
                     about.key, a, b);
         free(a);
         free(b);
     }
+    eb_settings_finish(&wanted);
+}
+
+/* The new tokens; without them a broker that has had some would stand open. */
+static int reload_tokens(eb_broker *broker, const struct eb_settings *settings, char ***ret,
+                         char *err)
+{
+    if (settings->token_file[0])
+        return eb_tokens_load(settings->token_file, ret, err);
+    if (!broker->tokens)
+        return 0;
+    snprintf(err, EB_BROKER_ERROR,
+             "token_file is gone from the settings: a restart is needed to serve without tokens");
+    return -EINVAL;
+}
+
+static int apply(eb_broker *broker, const struct eb_settings *settings, char **tokens,
+                 const char *limits)
+{
+    struct eb_store_config store;
+    struct eb_net_config net;
+    net_config(settings, tokens, limits, &net);
+    int rc = eb_net_reconfigure(broker->net, &net);
+    if (rc < 0)
+        return rc;
+    store_config(settings, &store);
+    eb_store_reconfigure(broker->store, &store);
+    return 0;
 }
 
 int eb_broker_reload(eb_broker *broker, const struct eb_settings *settings,
                      char err[EB_BROKER_ERROR])
 {
-    struct eb_settings copy;
-    struct eb_store_config store;
-    struct eb_net_config net;
+    struct eb_settings next;
     char **tokens = NULL, *limits = NULL;
     err[0] = '\0';
-    int rc = take_settings(&copy, settings);
+    int rc = eb_settings_copy(&next, &broker->settings);
     if (rc < 0)
         return say(err, "cannot reload", rc);
-    if (copy.token_file[0])
-        rc = eb_tokens_load(copy.token_file, &tokens, err);
-    else if (broker->tokens)
-        rc = -EINVAL,
-        snprintf(
-            err, EB_BROKER_ERROR,
-            "token_file is gone from the settings: a restart is needed to serve without tokens");
-    if (rc == 0 && !(limits = eb_settings_limits_json(&copy)))
+    rc = eb_settings_take_reloadable(&next, settings);
+    if (rc == 0)
+        rc = reload_tokens(broker, settings, &tokens, err);
+    if (rc == 0 && !(limits = eb_settings_limits_json(&next)))
         rc = -ENOMEM;
+    if (rc == 0)
+        rc = apply(broker, &next, tokens, limits);
     if (rc == 0) {
-        store_config(&copy, &store);
-        net_config(&copy, tokens, limits, &net);
-        rc = eb_net_reconfigure(broker->net, &net);
+        name_what_needs_a_restart(&broker->settings, settings);
+        eb_lock_take(&broker->lock);
+        struct eb_settings old = broker->settings;
+        char **old_tokens = broker->tokens, *old_limits = broker->limits_json;
+        broker->settings = next;
+        broker->tokens = tokens;
+        broker->limits_json = limits;
+        eb_lock_drop(&broker->lock);
+        next = old;
+        tokens = old_tokens;
+        limits = old_limits;
     }
-    if (rc < 0) {
-        eb_settings_finish(&copy);
-        eb_tokens_free(tokens);
-        free(limits);
-        return say(err, "cannot reload", rc);
-    }
-    eb_store_reconfigure(broker->store, &store);
-    name_what_needs_a_restart(&broker->settings, &copy);
-    eb_lock_take(&broker->lock);
-    struct eb_settings old = broker->settings;
-    char **old_tokens = broker->tokens, *old_limits = broker->limits_json;
-    broker->settings = copy;
-    broker->tokens = tokens;
-    broker->limits_json = limits;
-    eb_lock_drop(&broker->lock);
-    eb_settings_finish(&old);
-    eb_tokens_free(old_tokens);
-    free(old_limits);
-    return 0;
+    eb_settings_finish(&next);
+    eb_tokens_free(tokens);
+    free(limits);
+    return say(err, "cannot reload", rc);
 }

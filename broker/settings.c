@@ -501,6 +501,20 @@ int eb_settings_copy(struct eb_settings *ret, const struct eb_settings *settings
     return 0;
 }
 
+int eb_settings_take_reloadable(struct eb_settings *settings, const struct eb_settings *fresh)
+{
+    char err[EB_SETTING_ERROR], value[8192];
+    for (size_t i = 0; i < TABLE_SIZE; i++) {
+        if (!table[i].reload)
+            continue;
+        show_value(fresh, &table[i], value, sizeof value);
+        if (set_value(settings, &table[i], value, false, err) < 0)
+            return -ENOMEM;
+        settings->given[i] = fresh->given[i];
+    }
+    return 0;
+}
+
 /* ---- what the table tells ---- */
 
 bool eb_settings_is_given(const struct eb_settings *settings, const char *key)

@@ -61,6 +61,8 @@ int eb_settings_load(struct eb_settings *settings, const char *path, FILE *out);
 int eb_settings_load_environment(struct eb_settings *settings, FILE *out);
 /** What no single value shows: settings that contradict each other. 0 or -EINVAL with @err. */
 int eb_settings_check(const struct eb_settings *settings, char err[EB_SETTING_ERROR]);
+/** What may change while running is taken over from @fresh; the rest stays. 0 or -ENOMEM (then some may have changed). */
+int eb_settings_take_reloadable(struct eb_settings *settings, const struct eb_settings *fresh);
 /** Copies; @ret is overwritten. */
 int eb_settings_copy(struct eb_settings *ret, const struct eb_settings *settings);
 

@@ -61,6 +61,7 @@ static void policy_free(struct eb_policy *policy)
     free(policy->digests);
     free_list(policy->allowed_origins);
     free_list(policy->cors_origins);
+    free(policy->limits_json);
     free(policy);
 }
 
@@ -73,10 +74,12 @@ int eb_policy_create(const struct eb_net_config *config, struct eb_policy **ret)
     policy->tokens = config->tokens != NULL;
     policy->insecure = config->insecure;
     policy->publish_rate = config->publish_rate;
+    policy->stall_timeout_ms = config->stall_timeout_ms > 0 ? config->stall_timeout_ms : 60000;
+    policy->limits_json = strdup(config->limits_json ? config->limits_json : "{}");
     while (config->tokens && config->tokens[policy->digest_count])
         policy->digest_count++;
     policy->digests = calloc(policy->digest_count + 1, sizeof(*policy->digests));
-    if (!policy->digests || copy_list(config->allowed_origins, &policy->allowed_origins) < 0 ||
+    if (!policy->digests || !policy->limits_json || copy_list(config->allowed_origins, &policy->allowed_origins) < 0 ||
         copy_list(config->cors_origins, &policy->cors_origins) < 0) {
         policy_free(policy);
         return -ENOMEM;

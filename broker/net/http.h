@@ -45,6 +45,8 @@ struct eb_policy {
     char **allowed_origins; /* NULL-terminated */
     char **cors_origins;
     double publish_rate;
+    int64_t stall_timeout_ms;
+    char *limits_json; /* for /v1/stats */
 };
 int eb_policy_create(const struct eb_net_config *config, struct eb_policy **ret);
 void eb_policy_unref(struct eb_policy *policy);
@@ -252,14 +254,14 @@ void eb_histogram_write(struct eb_buf *out, const char *name, const char *labels
 
 /* [I] immutable after create   [a] atomic   [P] peers_lock   [S] streams_lock   [R] resume_lock   [L] policy_lock */
 struct eb_net {
-    struct eb_bus *bus;                                           /* [I] */
-    struct eb_ws_side *ws;                                        /* [I] */
-    char *ws_path, *limits_json;                                  /* [I] */
-    size_t max_message;                                           /* [I] */
-    unsigned max_connections, max_http_connections;               /* [I] */
-    int64_t request_timeout_ms, stall_timeout_ms, sse_comment_ms; /* [I] */
-    bool pages;                                                   /* [I] */
-    int64_t started_ms;                                           /* [I] monotonic */
+    struct eb_bus *bus;                             /* [I] */
+    struct eb_ws_side *ws;                          /* [I] */
+    char *ws_path;                                  /* [I] */
+    size_t max_message;                             /* [I] */
+    unsigned max_connections, max_http_connections; /* [I] */
+    int64_t request_timeout_ms, sse_comment_ms;     /* [I] */
+    bool pages;                                     /* [I] */
+    int64_t started_ms;                             /* [I] monotonic */
 
     struct eb_lock policy_lock;    /* EB_RANK_LEAF */
     struct eb_policy *policy;      /* [L] */

@@ -78,7 +78,6 @@ static void net_free(struct eb_net *net)
     eb_lock_finish(&net->streams_lock);
     pthread_cond_destroy(&net->resume_cond);
     free(net->ws_path);
-    free(net->limits_json);
     free(net);
 }
 
@@ -91,14 +90,12 @@ static int net_init(struct eb_net *net, const struct eb_net_config *config, stru
     eb_cond_init(&net->resume_cond);
     net->bus = bus;
     net->ws_path = strdup(config->ws_path ? config->ws_path : "/ws");
-    net->limits_json = strdup(config->limits_json ? config->limits_json : "{}");
-    if (!net->ws_path || !net->limits_json)
+    if (!net->ws_path)
         return -ENOMEM;
     net->max_message = config->max_message;
     net->max_connections = config->max_connections;
     net->max_http_connections = config->max_http_connections ? config->max_http_connections : 256;
     net->request_timeout_ms = config->request_timeout_ms > 0 ? config->request_timeout_ms : 30000;
-    net->stall_timeout_ms = config->stall_timeout_ms > 0 ? config->stall_timeout_ms : 60000;
     net->sse_comment_ms = config->sse_comment_ms > 0 ? config->sse_comment_ms : 15000;
     int64_t shortest = net->sse_comment_ms < net->request_timeout_ms ? net->sse_comment_ms
                                                                      : net->request_timeout_ms;

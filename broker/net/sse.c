@@ -456,7 +456,7 @@ static enum MHD_Result answer(struct eb_http_request *request)
     atomic_store(&stream->wrote_ms, eb_mono_ms());
     list_add(stream);
     MHD_set_connection_option(request->connection, MHD_CONNECTION_OPTION_TIMEOUT,
-                              (unsigned)((net->stall_timeout_ms + 999) / 1000));
+                              (unsigned)((request->policy->stall_timeout_ms + 999) / 1000));
     return eb_http_queue(net, request->connection, request->policy, 200, response, false);
 }
 

@@ -61,7 +61,7 @@ enum MHD_Result eb_rest_stats(struct eb_http_request *request)
     member(&body, "lagging", bus.lagging);
     member(&body, "published", bus.published);
     member(&body, "delivered", bus.delivered);
-    eb_buf_printf(&body, ",\"limits\":%s}", net->limits_json);
+    eb_buf_printf(&body, ",\"limits\":%s}", request->policy->limits_json);
     return eb_http_json(request, 200, &body);
 }
 

@@ -41,7 +41,8 @@ class Answer:
 class Broker:
     def __init__(self, options=(), db=None, env=None, listen="127.0.0.1:0", wrapper=()):
         self.options, self.db, self.listen = [str(o) for o in options], db, listen
-        self.env = {**os.environ, **(env or {})}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_")}
+        self.env = {**ours, **(env or {})}
         self.wrapper = list(wrapper)
         self.process = None
         self.log = []  # what it wrote to standard error
