@@ -156,10 +156,12 @@ static int load_segments(struct eb_sqlite *e)
 /* Whose is it, by what SQLite reads (WAL included); make or migrate it. */
 static int settle_schema(struct eb_sqlite *e, bool fresh)
 {
-    int64_t application = 0;
+    int64_t application = 0, objects = 0;
     int result = eb_sql_int(e->db, "PRAGMA application_id", 0, &application);
 
-    if (result == 0 && fresh && application == 0) {
+    if (result == 0)
+        result = eb_sql_int(e->db, "SELECT count(*) FROM sqlite_schema", 0, &objects);
+    if (result == 0 && fresh && application == 0 && objects == 0) {
         result = eb_schema_create(e->db);
         if (result == 0)
             result = eb_sync_folder(e->path);

@@ -167,6 +167,11 @@ int eb_db_refuse(struct eb_error *err, int result, sqlite3 *db, const char *path
     case -ENOSPC:
         eb_fail(err, EB_STORAGE_FULL, "no room on the disk of %s: free some and start again", path);
         break;
+    case -EINVAL:
+        eb_fail(err, EB_INTERNAL,
+                "%s is not a log that this broker (" EB_VERSION ") can use: name another with --db",
+                path);
+        break;
     case -ENOMEM:
         eb_fail(err, EB_INTERNAL, "out of memory while opening %s", path);
         break;
@@ -335,10 +340,9 @@ static enum eb_file_kind judge(const struct look *look, const char *path, struct
 
 int eb_schema_probe(const char *path, const char *vfs, enum eb_file_kind *ret, struct eb_error *err)
 {
-    struct look look;
-    int result;
-
+    struct look look = {0};
     struct stat st;
+    int result;
 
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
         eb_fail(err, EB_INTERNAL, "%s is a folder: name a file in it, such as %s/eventbus.db", path,
@@ -349,11 +353,20 @@ int eb_schema_probe(const char *path, const char *vfs, enum eb_file_kind *ret, s
         *ret = EB_FILE_ABSENT;
         return 0;
     }
-    bool wal = exists(path, "-wal", vfs) || exists(path, "-journal", vfs);
     result = look_at(path, vfs, true, &look, err);
-    /* What the file itself does not say may still lie in its WAL. */
-    if (wal && (result == 0 ? look.application_id != EB_APPLICATION_ID : result != -ENOEXEC))
-        result = look_at(path, vfs, false, &look, err);
+    /*
+     * What the file itself does not say may still lie in its WAL. A journal beside it is left alone: reading
+     * it would write, and our own files have one only before there is anything in them.
+     */
+    if (exists(path, "-wal", vfs) &&
+        (result == 0 ? look.application_id != EB_APPLICATION_ID : result != -ENOEXEC)) {
+        struct look behind = look;
+        int second = look_at(path, vfs, false, &behind, err);
+        if (second != -EROFS) { /* that: a folder in which not even a reader can work */
+            result = second;
+            look = behind;
+        }
+    }
     if (result == -ENOEXEC) {
         eb_fail(err, EB_INTERNAL,
                 "%s is not a database: name another file with --db (if it was a log, its header is "
