@@ -22,7 +22,7 @@
 #include "common/clock.h"
 
 #define BODY_FLOOR     16
-#define LINGER_TIME_MS 3000
+#define LINGER_TIME_MS 10000
 #define LINGER_READS   16
 
 static void peer_started(struct eb_net *net, struct MHD_Connection *connection,
@@ -128,10 +128,10 @@ void eb_linger(struct eb_net *net, struct MHD_Connection *connection)
     pthread_cond_broadcast(&net->resume_cond);
 }
 
-/* False: the peer has closed, or went wrong. */
+/* False: the peer has closed, or went wrong. On the ticker's thread. */
 static bool read_empty(int fd)
 {
-    char waste[16384];
+    char waste[65536];
     for (int i = 0; i < LINGER_READS; i++) {
         ssize_t got = recv(fd, waste, sizeof(waste), MSG_DONTWAIT);
         if (got == 0)
