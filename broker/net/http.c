@@ -109,8 +109,10 @@ void *eb_net_raw_uri(void *ctx, const char *uri, struct MHD_Connection *connecti
     return request;
 }
 
-static void request_free(struct eb_http_request *request)
+void eb_http_free(struct eb_http_request *request)
 {
+    if (!request)
+        return;
     if (request->job_free)
         request->job_free(request->job);
     eb_buf_finish(&request->body);
@@ -132,7 +134,9 @@ void eb_net_completed(struct eb_net *net, struct MHD_Connection *connection, voi
     if (!request->counted)
         eb_histogram_add(&net->request_duration, eb_mono_us() - request->started_us);
     eb_peer_enter(request->peer, EB_PEER_HEAD);
-    request_free(request);
+    if (request->peer)
+        request->peer->request = NULL;
+    eb_http_free(request);
 }
 
 /* ---- the headers are in ---- */
@@ -349,7 +353,9 @@ static enum MHD_Result upgrade(struct eb_http_request *request, void **req_cls)
     struct MHD_Connection *connection = request->connection;
     eb_peer_enter(request->peer, EB_PEER_UPGRADED);
     *req_cls = NULL;
-    request_free(request);
+    if (request->peer)
+        request->peer->request = NULL;
+    eb_http_free(request);
     return eb_ws_upgrade(ws, connection);
 }
 

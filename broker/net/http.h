@@ -117,11 +117,12 @@ void eb_route_allow(unsigned methods, char out[64]);
 
 enum eb_peer_state { EB_PEER_HEAD, EB_PEER_BODY, EB_PEER_ANSWER, EB_PEER_UPGRADED };
 struct eb_peer {
-    struct eb_peer *prev, *next; /* [L] list of its net, under peers_lock */
-    int fd;                      /* [I] open while it is on the list */
-    atomic_int state;            /* [a] enum eb_peer_state */
-    _Atomic int64_t since_ms;    /* [a] of the state; body: moves on with what was received */
-    struct eb_rate rate;         /* its thread only */
+    struct eb_peer *prev, *next;     /* [L] list of its net, under peers_lock */
+    int fd;                          /* [I] open while it is on the list */
+    atomic_int state;                /* [a] enum eb_peer_state */
+    _Atomic int64_t since_ms;        /* [a] of the state; body: moves on with what was received */
+    struct eb_rate rate;             /* its thread only */
+    struct eb_http_request *request; /* its thread only: begun, not completed (L4) */
 };
 
 /* ---- requests ---- */
@@ -154,6 +155,8 @@ struct eb_http_request {
     void (*job_free)(void *job);
 };
 
+/** End of a request's life. NULL is fine. */
+void eb_http_free(struct eb_http_request *request);
 /**
  * Suspend; @resumed runs on the request's thread when it was resumed. False: the broker is stopping and the
  * caller answers EB_UNAVAILABLE (H4). Submit the work only after this returned true (H2).
@@ -228,6 +231,8 @@ void eb_tick_settled(void *net);
 
 void eb_peer_notify(void *net, struct MHD_Connection *connection, void **socket_context,
                     enum MHD_ConnectionNotificationCode code);
+/** @request is the peer's from now on. One that never was completed is freed. */
+void eb_peer_begin(struct eb_peer *peer, struct eb_http_request *request);
 void eb_peer_enter(struct eb_peer *peer, enum eb_peer_state state);
 /** @len bytes of a body came. */
 void eb_peer_received(struct eb_peer *peer, size_t len);

@@ -10,6 +10,8 @@
  *      the peer has, or after LINGER_TIME_MS. There are at most EB_LINGER_MAX of them; beyond, a reset.
  * (L3) A peer is on the list exactly while its socket is open: both ends are told by libmicrohttpd
  *      before the socket is closed.
+ * (L4) A request whose headers libmicrohttpd refuses by itself (too large for its pool) is announced to us, by
+ *      its URI, but never completed. So a peer knows its request and frees what was left.
  */
 #include "broker/net/http.h"
 
@@ -59,6 +61,7 @@ static void peer_closed(struct eb_net *net, void **socket_context)
     if (peer->next)
         peer->next->prev = peer->prev;
     eb_lock_drop(&net->peers_lock);
+    eb_http_free(peer->request);
     free(peer);
 }
 
@@ -69,6 +72,14 @@ void eb_peer_notify(void *ctx, struct MHD_Connection *connection, void **socket_
         peer_started(ctx, connection, socket_context);
     else
         peer_closed(ctx, socket_context);
+}
+
+void eb_peer_begin(struct eb_peer *peer, struct eb_http_request *request)
+{
+    if (!peer)
+        return;
+    eb_http_free(peer->request);
+    peer->request = request;
 }
 
 void eb_peer_enter(struct eb_peer *peer, enum eb_peer_state state)

@@ -192,6 +192,7 @@ static void *raw_uri(void *ctx, const char *uri, struct MHD_Connection *connecti
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         request->peer = info ? info->socket_context : NULL;
+        eb_peer_begin(request->peer, request);
         if (request->peer && atomic_load(&request->peer->state) == EB_PEER_UPGRADED)
             eb_peer_enter(request->peer,
                           EB_PEER_HEAD); /* the upgrade before this request was refused */

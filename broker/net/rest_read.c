@@ -185,7 +185,8 @@ enum MHD_Result eb_rest_event(struct eb_http_request *request)
     uint64_t seq;
     if (!eb_parse_u64(request->segment, request->segment_len, EB_SEQ_MAX - 1, &seq) || seq == 0) {
         char quoted[80];
-        eb_fail(&request->refused, EB_INVALID_REQUEST, "seq is \"%s\": it must be an integer from 1",
+        eb_fail(&request->refused, EB_INVALID_REQUEST,
+                "seq is \"%s\": it must be an integer from 1",
                 eb_quote(quoted, sizeof(quoted), request->segment, request->segment_len));
         return eb_http_fail(request, &request->refused);
     }

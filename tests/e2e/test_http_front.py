@@ -97,7 +97,7 @@ def test_other_hosts_are_forbidden_on_loopback(broker, host):
 
 
 def test_insecure_takes_any_host(start_broker):
-    assert start_broker("--insecure", "true").get("/v1/stats", Host="evil.example").status == 200
+    assert start_broker("--insecure=true").get("/v1/stats", Host="evil.example").status == 200
 
 
 # ---- tokens ----
@@ -160,7 +160,7 @@ def test_slow_headers_and_slow_bodies_are_cut(start_broker):
     """Slow-loris: a byte now and then must not keep a connection for ever; others are served meanwhile."""
     broker = start_broker("--request-timeout", "1s")
     slow = []
-    for head in ("GET /healthz HTTP/1.1\r\n", "POST /v1/topics/a/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"):
+    for head in ("GET /healthz HTTP/1.1\r\n", "POST /v1/topics/a/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n"):
         for _ in range(10):
             raw = RawHttp(broker.port)
             raw.send(head)
@@ -172,7 +172,7 @@ def test_slow_headers_and_slow_bodies_are_cut(start_broker):
             if raw in gone:
                 continue
             try:
-                raw.send("X: y\r\n" if raw in slow[:10] else "x")
+                raw.send("x")
             except OSError:
                 gone.add(raw)
         assert broker.get("/healthz").status == 200
@@ -222,7 +222,7 @@ def test_garbage_harms_nobody(broker, garbage):
             s.shutdown(socket.SHUT_WR)
             while s.recv(65536):
                 pass
-        except ConnectionError:
+        except OSError:
             pass
     assert broker.get("/healthz").status == 200
 
@@ -254,7 +254,7 @@ def test_the_page_has_a_strict_policy_and_no_inline_script(broker):
 
 
 def test_pages_can_be_turned_off(start_broker):
-    broker = start_broker("--pages", "false")
+    broker = start_broker("--pages=false")
     problem(broker.get("/"), 404, "not_found")
     assert broker.get("/healthz").status == 200
 
