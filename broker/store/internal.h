@@ -42,6 +42,7 @@ struct eb_store_tune {
 struct eb_space {
     _Atomic int64_t checked_at; /* [a] mono ms of the last look, INT64_MIN: never */
     _Atomic uint64_t free;      /* [a] less what the WAL still brings; UINT64_MAX: unknown */
+    _Atomic uint64_t written;   /* [a] bytes stored since that look */
     atomic_bool low;            /* [a] below min_free: moves in eb_space_low() only */
 };
 
@@ -68,6 +69,7 @@ struct eb_group {
     uint64_t mark;           /* of the dedupe table, to undo */
     struct eb_event **fresh; /* fresh[i] has seq base + 1 + i; memory kept from group to group */
     size_t count, cap;
+    uint64_t bytes; /* of its new events */
     uint64_t duplicates, reused, acked, refused_full;
 };
 

@@ -2,7 +2,8 @@
  * space.c - how much room the disk has left for the log, and whether that is below min_free.
  *
  * What counts is what will be free when the checkpoints still owed have run: they may make the database
- * file longer. The disk is looked at when somebody asks, at most once in EB_SPACE_CACHE_MS.
+ * file longer. The disk is looked at when somebody asks, at most once in EB_SPACE_CACHE_MS; but sooner when
+ * what was stored meanwhile may have used up a good part of what was left above min_free.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -51,6 +52,7 @@ void eb_space_init(struct eb_space *space)
 {
     atomic_init(&space->checked_at, INT64_MIN);
     atomic_init(&space->free, UINT64_MAX);
+    atomic_init(&space->written, 0);
     atomic_init(&space->low, false);
 }
 
@@ -91,6 +93,7 @@ uint64_t eb_space_free(struct eb_store *store)
         store->engine->ops->figures(store->engine, &figures);
         bytes -= bytes < figures.wal_pending_bytes ? bytes : figures.wal_pending_bytes;
     }
+    atomic_store(&space->written, 0);
     atomic_store(&space->free, bytes);
     return bytes;
 }
@@ -100,6 +103,10 @@ bool eb_space_low(struct eb_store *store, uint64_t min_free, uint64_t *ret_free)
     if (!store->config.path)
         return false;
     uint64_t bytes = eb_space_free(store);
+    if (bytes > min_free && atomic_load(&store->space.written) >= (bytes - min_free) / 4) {
+        atomic_store(&store->space.checked_at, INT64_MIN);
+        bytes = eb_space_free(store);
+    }
     bool low = bytes < min_free;
     if (atomic_exchange(&store->space.low, low) != low) {
         char has[32], wants[32];

@@ -178,6 +178,7 @@ static void take_back(struct eb_store *store, size_t count, uint64_t mark)
     eb_dedupe_undo(&store->dedupe, mark);
     while (group->count > count) {
         struct eb_event *event = group->fresh[--group->count];
+        group->bytes -= eb_event_size(event);
         event->seq = 0;
         event->timestamp = 0;
     }
@@ -224,6 +225,7 @@ static int check_member(struct eb_store *store, struct eb_op *op, uint32_t i, si
     event->seq = seq;
     event->timestamp = group->now;
     group->fresh[group->count++] = event;
+    group->bytes += eb_event_size(event);
     store->given = seq;
     op->results[i] = (struct eb_op_result){.seq = seq};
     return 0;
@@ -393,6 +395,7 @@ static void start_group(struct eb_store *store, const struct eb_store_tune *tune
     group->mode = EB_GROUP_ALL;
     group->base = store->given;
     group->count = 0;
+    group->bytes = 0;
     group->now = eb_store_now_locked(store);
     eb_dedupe_expire(&store->dedupe, group->now - tune->dedupe_window_ms);
     group->mark = eb_dedupe_mark(&store->dedupe);
@@ -445,6 +448,7 @@ static void settle(struct eb_store *store, const struct eb_store_tune *tune)
     eb_dedupe_bound(&store->dedupe, tune->dedupe_max);
     eb_store_show_dedupe_locked(store);
     count(&store->stats.stored, group->count);
+    count(&store->space.written, group->bytes);
     count(&store->stats.duplicates, group->duplicates);
     count(&store->stats.ids_reused, group->reused);
     count(&store->stats.acked, group->acked);

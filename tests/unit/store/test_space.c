@@ -46,6 +46,27 @@ static void pending_checkpoints_count(void **state)
     free(fx);
 }
 
+/* A burst that may have used up the room is noticed although the last look is recent. */
+static void burst_is_noticed(void **state)
+{
+    struct fixture *fx = calloc(1, sizeof *fx);
+    char payload[4001];
+    memset(payload, 'x', 4000);
+    payload[4000] = '\0';
+    fx->config.path = "folder/eventbus.db";
+    fx->config.min_free = 64 << 20;
+    fx->free = fx->config.min_free + 100000;
+    fx_open(fx);
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", payload)));
+    fx->free = fx->config.min_free - 1; /* somebody else's doing: not noticed at once */
+    unsigned n = 2;
+    while (code_of(publish(fx, n, "a", payload)) == EB_OK)
+        n++;
+    assert_in_range(n, 3, 12); /* a quarter of the room: 25,000 bytes */
+    eb_store_close(fx->store);
+    free(fx);
+}
+
 static int fails(void *ctx, const char *path, uint64_t *ret)
 {
     return -EACCES;
@@ -113,6 +134,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         {"space/any_form_of_path", any_form_of_path, NULL, NULL, NULL},
         {"space/pending_checkpoints_count", pending_checkpoints_count, NULL, NULL, NULL},
+        {"space/burst_is_noticed", burst_is_noticed, NULL, NULL, NULL},
         {"space/unknown_is_not_low", unknown_is_not_low, NULL, NULL, NULL},
         {"space/crossing_is_logged_once", crossing_is_logged_once, NULL, NULL, NULL},
         {"space/sizes_are_readable", sizes_are_readable, NULL, NULL, NULL},
