@@ -26,15 +26,17 @@ struct eb_ops {
 };
 
 struct eb_ops_summary {
-    uint64_t rows;      /* events written to the target; verify: events that are whole */
-    uint64_t damaged;   /* events known to be damaged or lost: not in the target */
-    uint64_t left_out;  /* import: rows that cannot be events here, each one reported */
-    uint64_t problems;  /* verify: what else is wrong (structure, postings, lists), each one reported */
+    uint64_t rows;     /* events written to the target; verify: events that are whole */
+    uint64_t damaged;  /* events known to be damaged or lost: not in the target */
+    uint64_t left_out; /* import: rows that cannot be events here, each one reported */
+    uint64_t
+        problems; /* verify: what else is wrong (structure, postings, lists), each one reported */
     uint64_t topics, acked;
-    uint64_t pages;     /* verify, repair: pages looked at */
-    uint64_t bytes;     /* size of the target; verify: of the file */
-    uint64_t first_seq, last_seq; /* of the events in `rows`; last_seq: the highest ever given, if it is known */
-    char epoch[37];     /* of the target; verify: of the file, "" if it cannot be read */
+    uint64_t pages; /* verify, repair: pages looked at */
+    uint64_t bytes; /* size of the target; verify: of the file */
+    uint64_t first_seq,
+        last_seq;   /* of the events in `rows`; last_seq: the highest ever given, if it is known */
+    char epoch[37]; /* of the target; verify: of the file, "" if it cannot be read */
 };
 
 /**
@@ -43,8 +45,8 @@ struct eb_ops_summary {
  * epoch: bring it back with eb_store_restore.
  * Errors: -EEXIST (@copy is there), -ENOENT, -EBADMSG (a row failed its checksum: repair first), -EIO, -ENOSPC.
  */
-int eb_store_backup(const char *path, const char *copy, const struct eb_ops *ops, struct eb_ops_summary *ret,
-                    struct eb_error *err);
+int eb_store_backup(const char *path, const char *copy, const struct eb_ops *ops,
+                    struct eb_ops_summary *ret, struct eb_error *err);
 /** Make the log @target from a backup, with a new epoch. Errors as above. */
 int eb_store_restore(const char *copy, const char *target, const struct eb_ops *ops,
                      struct eb_ops_summary *ret, struct eb_error *err);
@@ -64,5 +66,5 @@ int eb_store_repair(const char *damaged, const char *target, const struct eb_ops
  * Take over a file of prk_eventbus 0.1. Rows that cannot be events here are reported and left out; 0 unless
  * not one could be taken. -EINVAL: not such a file.
  */
-int eb_store_import(const char *old, const char *target, const struct eb_ops *ops, struct eb_ops_summary *ret,
-                    struct eb_error *err);
+int eb_store_import(const char *old, const char *target, const struct eb_ops *ops,
+                    struct eb_ops_summary *ret, struct eb_error *err);
