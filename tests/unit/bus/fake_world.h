@@ -31,7 +31,7 @@ struct fake_world {
 struct fake_box { /* a session and what happened to it */
     struct fake_world *world;
     struct eb_session *session;
-    unsigned wakes, made; /* calls of wake, frames of events made */
+    atomic_uint wakes, made; /* calls of wake, frames of events made */
     void (*during_event)(struct fake_box *box,
                          void *ctx); /* once, while a live frame is made, no lock held */
     void *ctx;

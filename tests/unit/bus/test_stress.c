@@ -297,10 +297,104 @@ static void everyone_gets_everything_in_order(void **unused)
     close_world(&world);
 }
 
+static void unsubscribe(struct box *box, const char *text)
+{
+    struct eb_error err;
+    struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
+    struct eb_request request = {.done = requested, .user = &waiter};
+    assert_int_equal(eb_pattern_parse(&request.pattern, text, strlen(text), &err), 0);
+    eb_bus_unsubscribe(box->world->bus, box->session, &request);
+    wait_for(&waiter);
+}
+
+static void no_wake(struct eb_session *session)
+{
+}
+
+static void free_box(struct eb_session *session)
+{
+    free(eb_session_user(session));
+}
+
+static const struct eb_session_ops passing_ops = {on_event, on_gap, on_live, no_wake, free_box};
+
+static void open_published(struct eb_publish *publish)
+{
+    struct note n = {.kind = 'o'};
+    eb_session_reply_bytes(publish->session, &n, sizeof(n));
+    eb_publish_destroy(publish);
+}
+
+/* One connection's life: publish with flow control, subscribe, drain a little, start afresh, leave, close. */
+static void one_life(struct world *world, unsigned life)
+{
+    struct box *box = calloc(1, sizeof(*box));
+    struct eb_out out[8];
+    struct eb_session *session;
+    box->world = world;
+    assert_int_equal(eb_session_create(world->bus, &passing_ops, box, false, &session), 0);
+    box->session = session;
+    subscribe(box, "#", true, 0);
+    subscribe(box, "a.*", life % 2 == 0, life);
+    for (int i = 0; i < 20; i++) {
+        struct eb_publish *publish = eb_publish_create(1);
+        struct eb_draft draft = {.topic = "a.b", .topic_len = 3, .payload = "x", .payload_len = 1};
+        struct eb_error err;
+        assert_int_equal(eb_publish_add(world->bus, publish, &draft, &err), 0);
+        publish->done = open_published;
+        publish->session = eb_session_ref(session);
+        eb_bus_publish(world->bus, publish);
+        size_t count = eb_session_take(session, out, 8, 1 << 20);
+        eb_session_sent(session, out, count / 2);
+        eb_session_putback(session, out + count / 2, count - count / 2);
+        assert_int_equal(eb_session_wait_room(session, 8, 1 << 20, -1), 0);
+    }
+    if (life % 3 == 0)
+        subscribe(box, "#", true, life);
+    if (life % 3 != 2)
+        unsubscribe(box, "a.*");
+    eb_session_close(session);
+    eb_session_unref(session);
+}
+
+static void *live_lives(void *arg)
+{
+    for (unsigned i = 0; i < 60; i++)
+        one_life(arg, i);
+    return NULL;
+}
+
+/* Connections come and go under load, with requests open and pages on their way; in the end nothing is left. */
+static void sessions_come_and_go(void **unused)
+{
+    struct world world;
+    struct eb_bus_counters counters;
+    struct eb_subscription_info *list;
+    pthread_t threads[3], publisher;
+    open_world(&world, 16);
+    pthread_create(&publisher, NULL, publish, &world);
+    for (int i = 0; i < 3; i++)
+        pthread_create(&threads[i], NULL, live_lives, &world);
+    for (int i = 0; i < 50; i++) {
+        eb_bus_subscriptions(world.bus, 0, 100, &list);
+        free(list);
+    }
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    pthread_join(publisher, NULL);
+    eb_bus_stop(world.bus);
+    eb_store_close(world.store);
+    eb_bus_counters(world.bus, &counters);
+    assert_int_equal(counters.subscriptions, 0);
+    assert_int_equal(counters.lagging, 0);
+    eb_bus_destroy(world.bus);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everyone_gets_everything_in_order),
+        cmocka_unit_test(sessions_come_and_go),
     };
     return cmocka_run_group_tests_name("bus/stress", tests, NULL, NULL);
 }
