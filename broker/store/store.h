@@ -78,7 +78,13 @@ struct eb_op {
     bool has_id;                   /* ack: compare with the seq's own id */
     uint8_t id[16];
     bool internal;                 /* publish: the broker's own, goes on below min_free */
-    struct eb_error err;           /* code EB_OK when it took effect */
+    /*
+     * Code EB_OK when it took effect. Else, for a publish with `index` = the member it is about:
+     * EB_MESSAGE_ID_REUSED, EB_STORAGE_FULL (no room), EB_UNAVAILABLE (the log cannot be written now, or no
+     * memory), EB_INTERNAL (seqs used up). Ack: EB_NOT_FOUND (above the last seq), EB_INVALID_REQUEST (the id
+     * is another event's), EB_STORAGE_FULL, EB_UNAVAILABLE. A fence always works.
+     */
+    struct eb_error err;
     uint64_t last_seq;             /* the log's last seq at the op's place in the order */
     /*
      * Called exactly once, by the thread that holds the commit lock, after the commit (or its failure).
