@@ -265,3 +265,45 @@ def test_stops_with_connections_open(broker):
         raw.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         raw.answer()
     assert broker.stop() == 0
+
+
+# ---- WebSocket: who may ----
+
+
+def upgrade(broker, *lines):
+    with RawHttp(broker.port) as raw:
+        raw.send("GET /ws HTTP/1.1\r\n" + "".join(line + "\r\n" for line in (
+            f"Host: 127.0.0.1:{broker.port}", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", *lines)) + "\r\n")  # fmt: skip
+        return raw.answer()
+
+
+def test_origin_of_a_websocket(start_broker):
+    broker = start_broker("--allowed-origins", "https://app.example")
+    for good in (f"http://127.0.0.1:{broker.port}", "https://app.example"):
+        assert upgrade(broker, f"Origin: {good}").status == 101
+    assert upgrade(broker).status == 101
+    for bad in ("http://evil.example", "null", "https://app.example.evil", "http://127.0.0.1:1", "http://app.example"):
+        answer = upgrade(broker, f"Origin: {bad}")
+        assert answer.status == 403 and answer.json["code"] == "forbidden", bad
+
+
+def test_browsers_token_as_a_subprotocol(guarded):
+    right, wrong = "bearer.c2VzYW1l", "bearer.c2VzYW1"  # base64url of "sesame", and not
+    answer = upgrade(guarded, f"Sec-WebSocket-Protocol: eventbus.json.v1, {right}")
+    assert answer.status == 101 and answer.headers["sec-websocket-protocol"] == "eventbus.json.v1"
+    answer = upgrade(guarded, f"Sec-WebSocket-Protocol: {right},eventbus.json.v1")
+    assert answer.status == 101 and answer.headers["sec-websocket-protocol"] == "eventbus.json.v1"
+    for lines in ([f"Sec-WebSocket-Protocol: eventbus.json.v1, {wrong}"], ["Sec-WebSocket-Protocol: eventbus.json.v1, bearer."], []):
+        assert upgrade(guarded, *lines).status == 401
+    assert upgrade(guarded, "Authorization: Bearer sesame").status == 101
+    assert guarded.get("/v1/stats", **{"Sec-WebSocket-Protocol": right}).status == 401
+
+
+def test_tokens_are_reread_on_sighup(guarded, tmp_path):
+    import signal
+
+    (tmp_path / "tokens").write_text("other\n")
+    guarded.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: guarded.get("/v1/stats", Authorization="Bearer other").status == 200, what="the new token")
+    assert guarded.get("/v1/stats", Authorization="Bearer sesame").status == 401
