@@ -168,8 +168,8 @@ void eb_table_remove(struct eb_table *table, struct eb_sub *sub);
  */
 int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t len,
                    struct eb_match **ret);
-/** Topics in the caches, for tests of their bound. */
-size_t eb_table_cached(struct eb_table *table);
+/** Topics in the caches and pointers in their answers, for tests of the bounds. */
+size_t eb_table_cached(struct eb_table *table, size_t *ret_pointers);
 
 /* ---- dispatch.c ---- */
 

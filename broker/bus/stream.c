@@ -38,7 +38,8 @@ struct turn {
     struct eb_page page;
     struct delivery *out;
     size_t count, cap;
-    struct eb_frame *live; /* R5 */
+    struct eb_frame *live;      /* R5 */
+    struct eb_selection *spent; /* of a subscription that replays no more */
     int rc;
 };
 
@@ -355,8 +356,13 @@ static bool turn_finish_locked(struct turn *turn, int64_t *ret_later)
         if (outcome == HANDED_OVER && stream->cursor >= eb_bus_visible(session->bus))
             join_locked(turn, &pushed);
     }
-    if (!still_wanted_locked(turn))
+    if (!still_wanted_locked(turn)) { /* for good: nobody else reads by it */
+        if (turn->sub != NULL) {
+            turn->spent = turn->sub->selection;
+            turn->sub->selection = NULL;
+        }
         return pushed;
+    }
     if (outcome == OUT_OF_MEMORY) {
         stream->sched = EB_SCHED_QUEUED;
         *ret_later = READ_RETRY_MS;
@@ -395,6 +401,7 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
     free(turn.out);
     eb_frame_unref(turn.live);
     eb_snapshot_free(turn.snap);
+    eb_selection_destroy(turn.spent);
     if (later >= 0)
         eb_pool_run_later(session->bus->pool, stream, later); /* keeps the place's reference */
     else

@@ -11,8 +11,8 @@
  *      under the lock and frees it after. Why not by generation: a stale array for a topic that never comes
  *      again would hold its subscriptions, and with them closed sessions, for ever. It costs no more than it
  *      cost to fill.
- * (T3) A cache that is full is thrown away too: a flood of topics stays bounded, and what is hot is back at
- *      the price of one walk.
+ * (T3) A cache that is full is thrown away too: a flood of topics stays bounded, also where each answer is
+ *      long, and what is hot is back at the price of one walk.
  * (T4) References are dropped outside the lock: the last one of a session runs its transport's destroy.
  * (T5) Hashes are keyed by a secret of this table: words and topics are chosen by clients.
  */
@@ -24,8 +24,11 @@
 #include "broker/bus/internal.h"
 #include "common/clock.h"
 
-#define CACHE_MAX      8192
-#define CACHE_MAX_WILD 32768
+/* Bounds of a shard's cache: topics, and the pointers in their answers. */
+#define CACHE_TOPICS        8192
+#define CACHE_TOPICS_WILD   32768
+#define CACHE_POINTERS      ((size_t)128 << 10)
+#define CACHE_POINTERS_WILD ((size_t)1 << 20)
 
 struct eb_node {
     struct eb_node *chain; /* in the shard's table of literal children */
@@ -51,6 +54,7 @@ struct cached {
 struct cache {
     struct cached **buckets;
     size_t size, count; /* size is a power of two */
+    size_t pointers;    /* in all answers */
 };
 
 struct node_set {
@@ -64,7 +68,7 @@ struct shard {
     struct eb_node **table;
     size_t table_size, nodes, entries;
     struct cache cache;
-    size_t cache_max;
+    size_t max_topics, max_pointers;
     uint64_t stamp;
     struct node_set now, then;
 };
@@ -181,8 +185,10 @@ static void cache_put(struct cache *cache, uint64_t hash, const char *topic, siz
     item->len = (uint8_t)len;
     memcpy(item->topic, topic, len);
     item->match = match;
-    if (match != NULL)
+    if (match != NULL) {
         atomic_fetch_add_explicit(&match->refs, 1, memory_order_relaxed);
+        cache->pointers += match->count;
+    }
     item->chain = cache->buckets[hash & (cache->size - 1)];
     cache->buckets[hash & (cache->size - 1)] = item;
     cache->count++;
@@ -467,22 +473,24 @@ int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t 
     }
     uint64_t hash = hash_bytes(table, 1, topic, len);
     eb_lock_take(&shard->lock);
-    struct cached *hit = cache_find(&shard->cache, hash, topic, len);
-    if (hit != NULL) {
-        match = hit->match;
+    struct cached *found = cache_find(&shard->cache, hash, topic, len);
+    bool hit = found != NULL;
+    if (hit) {
+        match = found->match;
         if (match != NULL)
             atomic_fetch_add_explicit(&match->refs, 1, memory_order_relaxed);
     } else if (shard->entries > 0) { /* an empty shard remembers nothing */
         rc = match_locked(table, shard, topic, len, &match);
         if (rc == 0) {
-            if (shard->cache.count >= shard->cache_max)
+            if (shard->cache.count >= shard->max_topics ||
+                shard->cache.pointers >= shard->max_pointers)
                 old = cache_steal(shard);
             cache_put(&shard->cache, hash, topic, len, match);
         }
     }
     eb_lock_drop(&shard->lock);
     cache_free(&old);
-    if (hit != NULL)
+    if (hit)
         eb_count(table->bus->counters.match_hits, 1);
     else
         eb_count(table->bus->counters.match_misses, 1);
@@ -491,14 +499,16 @@ int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t 
     return rc;
 }
 
-size_t eb_table_cached(struct eb_table *table)
+size_t eb_table_cached(struct eb_table *table, size_t *ret_pointers)
 {
-    size_t count = 0;
+    size_t count = 0, pointers = 0;
     for (size_t i = 0; i <= EB_SHARDS; i++) {
         eb_lock_take(&table->shards[i].lock);
         count += table->shards[i].cache.count;
+        pointers += table->shards[i].cache.pointers;
         eb_lock_drop(&table->shards[i].lock);
     }
+    *ret_pointers = pointers;
     return count;
 }
 
@@ -517,7 +527,8 @@ int eb_table_create(struct eb_bus *bus, struct eb_table **ret)
         eb_lock_init(&table->shards[i].lock, EB_RANK_SHARD);
     for (size_t i = 0; i <= EB_SHARDS; i++) {
         struct shard *shard = &table->shards[i];
-        shard->cache_max = i == EB_SHARDS ? CACHE_MAX_WILD : CACHE_MAX;
+        shard->max_topics = i == EB_SHARDS ? CACHE_TOPICS_WILD : CACHE_TOPICS;
+        shard->max_pointers = i == EB_SHARDS ? CACHE_POINTERS_WILD : CACHE_POINTERS;
         shard->root = calloc(1, sizeof(struct eb_node));
         if (shard->root == NULL) {
             eb_table_destroy(table);

@@ -101,7 +101,7 @@ static void table_flood_of_topics_stays_bounded(void **unused)
 {
     struct fake_world *w = fake_open(NULL);
     struct fake_box *box = fake_box(w, false);
-    size_t most = 0;
+    size_t most = 0, pointers;
     char text[64];
     fake_subscribe(box, "#", LIVE);
     fake_subscribe(box, "flood.x", LIVE);
@@ -113,10 +113,42 @@ static void table_flood_of_topics_stays_bounded(void **unused)
             assert_int_equal(eb_table_match(w->bus->table, wild, text, len, &match), 0);
             eb_match_unref(match);
         }
-        if (i % 4096 == 0 && eb_table_cached(w->bus->table) > most)
-            most = eb_table_cached(w->bus->table);
+        if (i % 4096 == 0 && eb_table_cached(w->bus->table, &pointers) > most)
+            most = eb_table_cached(w->bus->table, &pointers);
     }
     assert_in_range(most, 1, 45000);
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* T3: also where each of them is wanted by many. */
+static void table_flood_with_long_answers_stays_bounded(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct fake_box *box = fake_box(w, false);
+    struct eb_sub *subs[1000];
+    size_t most = 0;
+    char text[64];
+    for (int i = 0; i < 1000; i++) {
+        subs[i] = make_sub(box, i % 2 ? "#" : "flood.#");
+        assert_int_equal(eb_table_add(w->bus->table, subs[i]), 0);
+    }
+    for (int i = 0; i < 10000; i++) {
+        size_t pointers, len = (size_t)snprintf(text, sizeof(text), "flood.%d", i);
+        for (int wild = 0; wild < 2; wild++) {
+            struct eb_match *match = NULL;
+            assert_int_equal(eb_table_match(w->bus->table, wild, text, len, &match), 0);
+            assert_int_equal(match->count, 500);
+            eb_match_unref(match);
+        }
+        eb_table_cached(w->bus->table, &pointers);
+        most = pointers > most ? pointers : most;
+    }
+    assert_in_range(most, 100000, 1200000);
+    for (int i = 0; i < 1000; i++) {
+        eb_table_remove(w->bus->table, subs[i]);
+        eb_sub_unref(subs[i]);
+    }
     fake_box_close(box);
     fake_close(w);
 }
@@ -162,6 +194,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table_answers_as_the_matcher_does),
         cmocka_unit_test(table_flood_of_topics_stays_bounded),
+        cmocka_unit_test(table_flood_with_long_answers_stays_bounded),
         cmocka_unit_test(table_closed_sessions_are_let_go),
         cmocka_unit_test(table_repeats_are_hits),
     };
