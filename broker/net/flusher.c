@@ -140,6 +140,9 @@ static void control_done(struct eb_ws_conn *conn, size_t bytes)
     bool closed = conn->control.closing && conn->control.len == 0;
     bool shut = closed && !conn->close_sent && (conn->fail || conn->close_received);
     if (closed) {
+        long long patience = eb_mono_ms() + EB_WS_LINGER_MS;
+        if (atomic_load(&conn->close_by_ms) > patience)
+            atomic_store(&conn->close_by_ms, patience);
         conn->close_sent = true;
         pthread_cond_signal(&conn->closed);
     }

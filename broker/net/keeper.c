@@ -22,7 +22,7 @@
 
 #define TICK_MIN_MS 10
 #define TICK_MAX_MS 500
-#define CLOSE_MS    5000
+#define GONE_MS     1000  /* patience with a peer that has been silent for long */
 #define STALL_MS    30000 /* how long a stalled peer may take to come and see its 1013 */
 #define TODO        64    /* acted upon at once; the rest at the next tick, which then comes soon */
 
@@ -118,13 +118,13 @@ static void act(const struct todo *todo)
         eb_ws_count(&side->count.pong_timeouts);
         eb_info(NULL, "connection %llu of %s is closed: no pong", (unsigned long long)conn->number,
                 conn->peer);
-        eb_ws_conn_close(conn, EB_WS_CLOSE_LATER, "no pong", true, CLOSE_MS);
+        eb_ws_conn_close(conn, EB_WS_CLOSE_LATER, "no pong", true, GONE_MS);
         break;
     case CLOSE_IDLE:
         eb_ws_count(&side->count.idle_closed);
         eb_info(NULL, "connection %llu of %s is closed: nothing came for idle_timeout",
                 (unsigned long long)conn->number, conn->peer);
-        eb_ws_conn_close(conn, EB_WS_CLOSE_LATER, "idle", true, CLOSE_MS);
+        eb_ws_conn_close(conn, EB_WS_CLOSE_LATER, "idle", true, GONE_MS);
         break;
     case CLOSE_STALLED:
         eb_ws_count(&side->count.stall_closed);

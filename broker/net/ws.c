@@ -119,12 +119,25 @@ void eb_ws_side_gone(struct eb_ws_side *side)
 
 /* ---- the orderly end ---- */
 
+/* Every answer and event that it was to get is sent. */
 static bool flushed(struct eb_ws_conn *conn)
 {
     struct eb_session_state state;
 
     eb_session_state(conn->session, &state);
-    return state.closed || (state.open == 0 && state.queued_bytes == 0);
+    return state.closed || state.queued_bytes == 0;
+}
+
+/* No connection has a request under way, so no event of theirs is still to come to another. */
+static bool quiet(struct eb_ws_side *side)
+{
+    struct eb_session_state state = {0};
+
+    eb_lock_take(&side->lock);
+    for (struct eb_ws_conn *conn = side->first; conn && state.open == 0; conn = conn->next)
+        eb_session_state(conn->session, &state);
+    eb_lock_drop(&side->lock);
+    return state.open == 0;
 }
 
 /*
@@ -186,6 +199,12 @@ void eb_ws_side_stop(struct eb_ws_side *side, int close_code, int64_t deadline_m
     atomic_store(&side->stopping, true);
     eb_ws_pending_tick_locked(side, now, true);
     eb_lock_drop(&side->lock);
+    /* Two quiet looks in a row: a request may be on its way from its thread to the bus at the first. */
+    for (unsigned looks = 0; looks < 2 && now < deadline_ms; now = eb_mono_ms()) {
+        looks = quiet(side) ? looks + 1 : 0;
+        if (wait_none(side, now + DRAIN_TICK_MS))
+            return;
+    }
     do {
         int64_t left = deadline_ms - now;
         busy = close_some(side, close_code, left <= 0, left > CLOSE_MS ? left : CLOSE_MS);

@@ -33,6 +33,9 @@ enum {
     EB_WS_CLOSE_LATER = 1013,
 };
 
+/* How long a peer may take to end the connection once our close frame is out. */
+#define EB_WS_LINGER_MS 5000
+
 /* ---- ws_handshake.c ---- */
 
 enum eb_ws_handshake { EB_HANDSHAKE_OK, EB_HANDSHAKE_BAD, EB_HANDSHAKE_UPGRADE_REQUIRED };

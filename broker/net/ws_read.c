@@ -27,7 +27,6 @@
 #define KEEP_BYTES    (64 * 1024)
 #define MAX_FRAGMENTS 131072
 #define HOLD_TICK_MS  50
-#define CLOSE_MS      5000 /* patience with a peer that does not answer a close frame */
 #define LAST_WORDS_MS 1000 /* for the answers that a closing peer still waits for */
 #define CONTROL_MAX   125
 
@@ -124,7 +123,7 @@ static struct eb_ws_reader *reader_create(struct eb_ws_conn *conn)
 static enum step fail(struct eb_ws_reader *reader, int code, const char *reason)
 {
     eb_ws_count(&reader->conn->side->count.protocol_errors);
-    eb_ws_conn_close(reader->conn, code, reason, true, CLOSE_MS);
+    eb_ws_conn_close(reader->conn, code, reason, true, EB_WS_LINGER_MS);
     return STEP_END;
 }
 
@@ -242,7 +241,7 @@ static enum step on_close(struct eb_ws_reader *reader)
     eb_lock_drop(&conn->lock);
     if (shut)
         shutdown(conn->fd, SHUT_WR);
-    eb_ws_conn_close(conn, code, NULL, false, CLOSE_MS);
+    eb_ws_conn_close(conn, code, NULL, false, EB_WS_LINGER_MS);
     return STEP_END;
 }
 
@@ -451,7 +450,7 @@ void eb_ws_read(struct eb_ws_conn *conn)
         wait_input(conn, -1);
         conn->reader = reader_create(conn);
         if (!conn->reader) {
-            eb_ws_conn_close(conn, EB_WS_CLOSE_INTERNAL, "out of memory", true, CLOSE_MS);
+            eb_ws_conn_close(conn, EB_WS_CLOSE_INTERNAL, "out of memory", true, EB_WS_LINGER_MS);
             break;
         }
         read_frames(&conn->reader);
