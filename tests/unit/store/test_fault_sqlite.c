@@ -1,0 +1,173 @@
+/*
+ * test_fault_sqlite.c - each write, sync and truncation fails in turn: what was committed is there, what was not
+ * is not, and the log goes on as soon as the disk does.
+ */
+#include "broker/store/sqlite_internal.h"
+#include "faulty_vfs.h"
+#include "sqlite_fixture.h"
+
+#define STEPS 6
+
+/* One step of the script, all or nothing; -errno when it failed and was rolled back. */
+static int step(struct log_fixture *fx, int number, int attempt)
+{
+    const struct eb_engine_ops *ops = fx->engine->ops;
+    uint64_t seq = fx->next_seq;
+    struct eb_trim_result result;
+    int rc;
+
+    eb_sqlite_of(fx->engine)->wal_try = 1; /* a checkpoint before each transaction */
+    rc = ops->begin(fx->engine);
+    for (int i = 0; i < 3 && rc == 0; i++) {
+        char payload[64];
+        snprintf(payload, sizeof(payload), "step %d attempt %d", number, attempt);
+        struct eb_event *event = fx_event(fx, i ? "a.b" : "c", payload, i == 2 ? 1 : 0);
+        rc = ops->append(fx->engine, event);
+        eb_event_unref(event);
+    }
+    if (rc == 0 && number == 3)
+        rc = ops->ack(fx->engine, 2, fx->now);
+    if (rc == 0 && number == 4)
+        rc = ops->trim(fx->engine,
+                       &(struct eb_trim_request){
+                           .now_ms = fx->now, .acked_ms = -1, .max_events = 12, .max_rows = 100},
+                       &result);
+    if (rc == 0)
+        rc = ops->commit(fx->engine);
+    if (rc < 0) {
+        ops->rollback(fx->engine);
+        fx->next_seq = seq;
+        assert_true(rc == -ENOSPC || rc == -EIO || rc == -ENOMEM);
+        assert_true(ops->trouble(fx->engine)[0] != '\0');
+    }
+    return rc;
+}
+
+/* Every seq has the payload of the attempt that was committed. */
+static void check_payloads(struct log_fixture *fx, const int attempts[STEPS])
+{
+    for (int number = 0; number < STEPS; number++)
+        for (int i = 0; i < 2; i++) { /* the third has a ttl */
+            uint64_t seq = 1 + (uint64_t)number * 3 + (uint64_t)i;
+            struct eb_event *event;
+            char payload[64];
+            int rc = fx->engine->ops->lookup(fx->engine, seq, &event);
+            if (seq <= fx_figures(fx).deleted_upto) {
+                assert_int_equal(rc, -ENOENT);
+                continue;
+            }
+            assert_int_equal(rc, 0);
+            snprintf(payload, sizeof(payload), "step %d attempt %d", number, attempts[number]);
+            assert_string_equal(event->payload, payload);
+            eb_event_unref(event);
+        }
+}
+
+static void check_sound(struct log_fixture *fx)
+{
+    sqlite3 *db = eb_sqlite_of(fx->engine)->db;
+    int64_t events, acked;
+
+    assert_int_equal(eb_sql_int(db, "SELECT count(*) FROM log", 0, &events), 0);
+    assert_int_equal(fx_figures(fx).events, events);
+    assert_int_equal(eb_sql_int(db, "SELECT count(*) FROM acked", 0, &acked), 0);
+    assert_int_equal(fx_figures(fx).acked, acked);
+    assert_int_equal(fx->start.last_seq, STEPS * 3);
+    assert_int_equal(eb_sql_int(db,
+                                "SELECT count(*) FROM pragma_integrity_check WHERE"
+                                " integrity_check <> 'ok'",
+                                0, &events),
+                     0);
+    assert_int_equal(events, 0);
+}
+
+/* Returns false when @n is past the last call of the script. */
+static bool round_with_fault(int n, int code, bool lasting)
+{
+    struct log_fixture fx;
+    int attempts[STEPS] = {0};
+    unsigned hits;
+
+    fx_init(&fx);
+    fx.config.vfs = "eb-faulty";
+    fx_open(&fx);
+    vfs_fault = (struct vfs_fault){.at = n, .code = code, .lasting = lasting};
+    for (int number = 0; number < STEPS; number++)
+        while (step(&fx, number, attempts[number]) < 0) {
+            assert_true(++attempts[number] < 10);
+            if (attempts[number] == 2)
+                vfs_fault.at = -1; /* the disk is well again */
+        }
+    hits = vfs_fault.hits;
+    vfs_fault.at = -1;
+    check_payloads(&fx, attempts);
+    fx_close(&fx);
+    fx.config.vfs = NULL;
+    fx_open(&fx);
+    check_payloads(&fx, attempts);
+    check_sound(&fx);
+    fx_finish(&fx);
+    return hits > 0;
+}
+
+static void each_write_fails(int code, bool lasting)
+{
+    int n = 0;
+
+    while (round_with_fault(n, code, lasting))
+        n++;
+    print_message("%d fault points\n", n);
+    assert_true(n > 20);
+}
+
+static void full_disk_at_each_write(void **state)
+{
+    each_write_fails(SQLITE_FULL, false);
+}
+
+static void full_disk_that_lasts(void **state)
+{
+    each_write_fails(SQLITE_FULL, true);
+}
+
+static void io_error_at_each_write(void **state)
+{
+    each_write_fails(SQLITE_IOERR_WRITE, false);
+}
+
+/* A log whose making failed anywhere is made at the next start. */
+static void creation_fails_at_each_write(void **state)
+{
+    int n = 0;
+
+    for (bool hit = true; hit; n++) {
+        struct log_fixture fx;
+        fx_init(&fx);
+        fx.config.vfs = "eb-faulty";
+        vfs_fault = (struct vfs_fault){.at = n, .code = SQLITE_FULL, .lasting = true};
+        int rc = fx_try_open(&fx);
+        hit = vfs_fault.hits > 0;
+        vfs_fault.at = -1;
+        if (rc < 0) {
+            assert_true(rc == -ENOSPC || rc == -EIO);
+            assert_true(fx.err.message[0] != '\0');
+            fx_open(&fx);
+        }
+        fx_publish(&fx, "a", "x", 0);
+        fx_finish(&fx);
+    }
+    assert_true(n > 10);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(full_disk_at_each_write),
+        cmocka_unit_test(full_disk_that_lasts),
+        cmocka_unit_test(io_error_at_each_write),
+        cmocka_unit_test(creation_fails_at_each_write),
+    };
+
+    faulty_vfs_register();
+    return cmocka_run_group_tests_name("fault_sqlite", tests, NULL, NULL);
+}
