@@ -339,13 +339,17 @@ static int look_at_lists(struct source *s)
     int rc = 0;
     while (!rc) {
         char sql[160];
-        snprintf(sql, sizeof(sql), "SELECT min(segment) FROM postings WHERE segment > %lld",
-                 (long long)segment);
+        snprintf(sql, sizeof(sql),
+                 "SELECT segment FROM postings WHERE place >= %lld << 32 ORDER BY place LIMIT 1",
+                 (long long)segment + 1);
         rc = eb_sql_int(s->db, sql, -1, &segment);
         if (rc || segment < 0)
             break;
-        snprintf(sql, sizeof(sql), "SELECT segment, topic, seqs FROM postings WHERE segment = %lld",
-                 (long long)segment);
+        snprintf(sql, sizeof(sql),
+                 "SELECT segment, topic, seqs FROM postings WHERE place BETWEEN %lld << 32 AND "
+                 "(%lld << 32 |"
+                 " 4294967295)",
+                 (long long)segment, (long long)segment);
         rc = each(s, sql, look_at_list);
     }
     return rc;

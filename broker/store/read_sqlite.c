@@ -43,8 +43,10 @@ static int prepare(struct eb_sqlite_reader *r)
         {&r->topics_above, "SELECT id, name FROM topics WHERE id > ?1 ORDER BY id"},
         {&r->topics_between, "SELECT id, name FROM topics WHERE name >= ?1 AND name < ?2"},
         {&r->topics_after, "SELECT name FROM topics WHERE name > ?1 ORDER BY name LIMIT ?2"},
-        {&r->list, "SELECT seqs FROM postings WHERE segment = ?1 AND topic = ?2"},
-        {&r->lists, "SELECT topic, seqs FROM postings WHERE segment = ?1 ORDER BY topic"},
+        {&r->list, "SELECT seqs FROM postings WHERE place = (?1 << 32 | ?2)"},
+        {&r->lists,
+         "SELECT topic, seqs FROM postings WHERE place BETWEEN ?1 << 32 AND (?1 << 32 | 4294967295)"
+         " ORDER BY place"},
     };
 
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {

@@ -22,7 +22,7 @@ const char *const eb_tree_names[EB_TREE_COUNT] = {"meta", "topics",   "sqlite_au
 bool eb_tree_is_table(enum eb_tree tree)
 {
     return tree == EB_TREE_TOPICS || tree == EB_TREE_LOG || tree == EB_TREE_ACKED ||
-           tree == EB_TREE_SEGMENTS;
+           tree == EB_TREE_SEGMENTS || tree == EB_TREE_POSTINGS;
 }
 
 static bool is_int(uint64_t type)

@@ -42,8 +42,10 @@ static const char schema_sql[] =
     " WITHOUT ROWID;"
     "CREATE TABLE segments(segment INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
     "  bytes INTEGER NOT NULL, acked INTEGER NOT NULL, last_ts INTEGER NOT NULL);"
+    /* Not by (segment, topic) without rowid: a list would lie in the inner pages, and each comparison on
+     * the way down would read it with its overflow pages. */
     "CREATE TABLE postings(segment INTEGER NOT NULL, topic INTEGER NOT NULL, seqs BLOB NOT NULL,"
-    "  PRIMARY KEY(segment, topic)) WITHOUT ROWID;"
+    "  place INTEGER PRIMARY KEY);"
     /* Text is shown as text, so that it can be compared with a string; other bytes stay a blob. */
     "CREATE VIEW messages AS SELECT l.seq AS seq,"
     "  (SELECT name FROM topics t WHERE t.id = l.topic) AS topic,"

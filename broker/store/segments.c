@@ -233,9 +233,10 @@ int eb_segment_write(const struct eb_segment *segment, sqlite3 *db)
     if (count == UINT32_MAX)
         goto out;
     result = eb_sql_errno(
-        db, sqlite3_prepare_v2(
-                db, "INSERT OR REPLACE INTO postings(segment, topic, seqs) VALUES(?1, ?2, ?3)", -1,
-                &stmt, NULL));
+        db, sqlite3_prepare_v2(db,
+                               "INSERT OR REPLACE INTO postings(segment, topic, seqs, place)"
+                               " VALUES(?1, ?2, ?3, ?1 << 32 | ?2)",
+                               -1, &stmt, NULL));
     if (result == 0)
         result = eb_sql_errno(db, write_lists(segment, stmt, order, count, blob));
     if (result == 0)

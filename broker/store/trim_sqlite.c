@@ -54,9 +54,11 @@ int eb_sqlite_trim_prepare(struct eb_sqlite *e)
         {&e->due_gone, "SELECT id, ts FROM gone WHERE id > ?1 ORDER BY id LIMIT ?2"},
         {&e->drop_gone, "DELETE FROM gone WHERE id = ?1"},
         {&e->dead_segment, "SELECT segment FROM segments WHERE events <= 0 LIMIT 1"},
-        {&e->drop_postings, "DELETE FROM postings WHERE segment = ?1 AND topic <= ?2"},
+        {&e->drop_postings,
+         "DELETE FROM postings WHERE place BETWEEN ?1 << 32 AND (?1 << 32 | ?2)"},
         {&e->any_postings,
-         "SELECT topic FROM postings WHERE segment = ?1 ORDER BY topic LIMIT 1 OFFSET ?2"},
+         "SELECT topic FROM postings WHERE place BETWEEN ?1 << 32 AND (?1 << 32 | 4294967295)"
+         " ORDER BY place LIMIT 1 OFFSET ?2"},
         {&e->drop_segment, "DELETE FROM segments WHERE segment = ?1"},
     };
 
@@ -338,7 +340,7 @@ static int trim_gone(struct turn *turn)
 static int trim_segments(struct turn *turn)
 {
     struct eb_sqlite *e = turn->e;
-    int64_t segment = 0, topic = INT64_MAX;
+    int64_t segment = 0, topic = UINT32_MAX;
     int rc, result;
 
     if (!e->now.dead_segments)

@@ -144,9 +144,9 @@ static bool chain_page(void *ctx, uint32_t pgno)
 /* Take the list in @cell. False if it is no list at all. */
 static bool take_list(struct verify *v, struct lists *l, const struct eb_cell *cell)
 {
-    struct eb_value c[3];
+    struct eb_value c[4]; /* the fourth is the rowid, which SQLite keeps as NULL */
     if (eb_cell_payload(&v->pages, cell, &l->buf, chain_page, v) ||
-        eb_record_read((const uint8_t *)l->buf.data, cell->payload, c, 3) != 3 ||
+        eb_record_read((const uint8_t *)l->buf.data, cell->payload, c, 4) != 4 ||
         c[0].type != EB_V_INT || c[1].type != EB_V_INT || c[2].type != EB_V_BLOB || c[0].i < 0 ||
         c[1].i < 1 || c[1].i > UINT32_MAX) {
         PROBLEM(v, "postings: an entry cannot be read");
@@ -765,7 +765,7 @@ static int check_log(struct verify *v)
     l->walk = (struct eb_walk){.bits = v->bits, .ctx = v, .broken = on_broken, .visit = on_visit};
     v->tree = "postings";
     if (v->roots.root[EB_TREE_POSTINGS])
-        rc = eb_walk_begin(&l->walk, &v->pages, v->roots.root[EB_TREE_POSTINGS], false);
+        rc = eb_walk_begin(&l->walk, &v->pages, v->roots.root[EB_TREE_POSTINGS], true);
     if (!rc && v->roots.root[EB_TREE_POSTINGS])
         rc = next_list(v);
     if (!rc)
