@@ -1,7 +1,7 @@
 /*
  * open_sqlite.c - the log in an SQLite file: opening and closing it.
  *
- *   probe (read-only) -> lock -> open, make or migrate -> marks of this run -> figures, index -> statements
+ *   probe (read-only) -> lock -> check -> open, make or migrate -> marks of this run -> figures, index -> statements
  *
  * (O1) A file that is not ours is refused before anything is made beside it; a file that is ours is written to
  *      only under its lock.
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/store/check.h"
 #include "broker/store/schema.h"
 #include "broker/store/sqlite_internal.h"
 #include "common/log.h"
@@ -274,6 +275,15 @@ static int look_first(const char *path, const char *vfs, bool *ret_fresh, struct
     enum eb_file_kind kind;
     int result = eb_schema_probe(path, vfs, &kind, err);
 
+    if (result == -EBADMSG || (result == 0 && kind == EB_FILE_NOT_DATABASE)) {
+        /* It may be a log with a damaged head: the check can tell, and says more. */
+        struct eb_error more;
+        int checked = eb_store_check(path, vfs, &more);
+        if (checked < 0) {
+            *err = more;
+            return checked;
+        }
+    }
     if (result < 0)
         return result;
     if (kind != EB_FILE_ABSENT && kind != EB_FILE_OURS)
@@ -298,6 +308,8 @@ int eb_engine_sqlite_open(const struct eb_store_config *config, struct eb_engine
         return -ENOMEM;
     }
     result = eb_log_lock(e->path, &e->lock_fd, err);
+    if (result == 0) /* behind the lock: nobody else writes to it */
+        result = eb_store_check(e->path, e->vfs, err);
     if (result == 0)
         result = eb_db_open(e->path, e->vfs, EB_DB_CREATE, &e->db, err);
     if (result < 0)

@@ -62,8 +62,8 @@ static void read_header(struct eb_pages *pages, const uint8_t *h)
     size = size == 1 ? EB_PAGE_MAX : size;
     bool whole = !memcmp(h, "SQLite format 3", 16) && size >= 512 && !(size & (size - 1)) &&
                  h[18] >= 1 && h[18] <= 2 && h[19] >= 1 && h[19] <= 2 && h[21] == 64 &&
-                 h[22] == 32 && h[23] == 32 && h[20] <= size / 8 && eb_be32(h + 44) >= 1 &&
-                 eb_be32(h + 44) <= 4 && eb_be32(h + 56) == 1;
+                 h[22] == 32 && h[23] == 32 && h[20] <= size / 8 && eb_be32(h + 44) <= 4 &&
+                 eb_be32(h + 56) <= 1; /* 0: nothing was made in it yet, all is in the WAL */
     pages->header_whole = whole;
     pages->page_size = whole ? size : EB_PAGE_SIZE;
     pages->usable = whole ? size - h[20] : EB_PAGE_SIZE;
