@@ -38,19 +38,23 @@ typedef struct eb_subscription eb_subscription;
 
 typedef enum eb_result {
     EB_RESULT_OK = 0,
-    EB_RESULT_INVALID = -1,  /* an argument, or what the broker calls an invalid topic, pattern, id or request */
+    EB_RESULT_INVALID =
+        -1, /* an argument, or what the broker calls an invalid topic, pattern, id or request */
     EB_RESULT_MEMORY = -2,
-    EB_RESULT_TIMEOUT = -3,  /* not done in time; a publish goes on, and is stored once */
-    EB_RESULT_CLOSED = -4,   /* the client was closed, or gave up after max_retries */
-    EB_RESULT_FULL = -5,     /* bounds of what may wait are reached (when_full = EB_WHEN_FULL_ERROR) */
-    EB_RESULT_DISCONNECTED = -6, /* the connection ended before the answer to a request that is not repeated */
-    EB_RESULT_IN_DOUBT = -7, /* a publish stayed unanswered for longer than dedupe_window: stored or not */
+    EB_RESULT_TIMEOUT = -3, /* not done in time; a publish goes on, and is stored once */
+    EB_RESULT_CLOSED = -4,  /* the client was closed, or gave up after max_retries */
+    EB_RESULT_FULL = -5, /* bounds of what may wait are reached (when_full = EB_WHEN_FULL_ERROR) */
+    EB_RESULT_DISCONNECTED =
+        -6, /* the connection ended before the answer to a request that is not repeated */
+    EB_RESULT_IN_DOUBT =
+        -7, /* a publish stayed unanswered for longer than dedupe_window: stored or not */
     EB_RESULT_UNAUTHORIZED = -8,
     EB_RESULT_FORBIDDEN = -9,
     EB_RESULT_NOT_FOUND = -10,
     EB_RESULT_TOO_LARGE = -11,
     EB_RESULT_ID_REUSED = -12, /* the message id belongs to another event */
-    EB_RESULT_LIMIT = -13,     /* limit_exceeded or rate_limited: the request was refused, not the connection */
+    EB_RESULT_LIMIT =
+        -13, /* limit_exceeded or rate_limited: the request was refused, not the connection */
     EB_RESULT_STORAGE_FULL = -14,
     EB_RESULT_UNAVAILABLE = -15,
     EB_RESULT_INTERNAL = -16, /* the broker's fault, or an answer that cannot be understood */
@@ -65,7 +69,7 @@ typedef enum eb_client_state {
     EB_STATE_CONNECTING,
     EB_STATE_CONNECTED,
     EB_STATE_WAITING, /* between two tries */
-    EB_STATE_FAILED,  /* max_retries are used up, or the broker refused for good (token, path); calls return CLOSED */
+    EB_STATE_FAILED, /* max_retries are used up, or the broker refused for good (token, path); calls return CLOSED */
     EB_STATE_CLOSED
 } eb_client_state;
 
@@ -73,20 +77,23 @@ typedef enum eb_when_full { EB_WHEN_FULL_BLOCK, EB_WHEN_FULL_ERROR } eb_when_ful
 
 /* Times are milliseconds. Copied by eb_client_open. */
 typedef struct eb_client_options {
-    size_t size;                    /* sizeof(eb_client_options): set by EB_CLIENT_OPTIONS_INIT */
-    const char *url;                /* "ws://host[:port][/path]", path "/ws" if none */
-    const char *token;              /* NULL: none */
-    bool connect_now;               /* eb_client_open waits for the first connection (connect_timeout); else it connects on first use */
+    size_t size;       /* sizeof(eb_client_options): set by EB_CLIENT_OPTIONS_INIT */
+    const char *url;   /* "ws://host[:port][/path]", path "/ws" if none */
+    const char *token; /* NULL: none */
+    bool
+        connect_now; /* eb_client_open waits for the first connection (connect_timeout); else it connects on first use */
     int64_t connect_timeout;        /* 10,000: TCP, handshake and upgrade of one try */
     int64_t reconnect_interval;     /* 500: the first wait; doubles, with jitter of +-25 % … */
     int64_t reconnect_interval_max; /* 15,000: … up to this */
-    int max_retries;                /* -1: for ever; n: tries in a row without a connection before it fails */
-    int64_t ping_interval;          /* 15,000: silence after which we ping, and after as long again reconnect; 0: off */
-    size_t max_pending;             /* 65,536 publishes that wait for an answer */
-    size_t max_pending_bytes;       /* 64 MiB of them: also while the broker is away */
-    eb_when_full when_full;         /* block the publisher, or EB_RESULT_FULL */
-    int64_t dedupe_window;          /* 600,000: the broker's; a publish unanswered for longer ends as in doubt */
-    size_t max_message;             /* 64 MiB: a larger message from the broker ends the connection */
+    int max_retries; /* -1: for ever; n: tries in a row without a connection before it fails */
+    int64_t
+        ping_interval; /* 15,000: silence after which we ping, and after as long again reconnect; 0: off */
+    size_t max_pending;       /* 65,536 publishes that wait for an answer */
+    size_t max_pending_bytes; /* 64 MiB of them: also while the broker is away */
+    eb_when_full when_full;   /* block the publisher, or EB_RESULT_FULL */
+    int64_t
+        dedupe_window; /* 600,000: the broker's; a publish unanswered for longer ends as in doubt */
+    size_t max_message; /* 64 MiB: a larger message from the broker ends the connection */
     void (*state)(void *user, eb_client_state state, const char *why); /* NULL: none */
     void *user;
 } eb_client_options;
@@ -140,12 +147,16 @@ typedef void eb_publish_fn(void *user, int result, const eb_receipt *receipts, s
  * Hand over one event and return; everything is copied. @done may be NULL. Blocks only when full and
  * when_full = BLOCK (from a callback it then returns FULL). INVALID, MEMORY, FULL, CLOSED.
  */
-EB_API int eb_client_publish(eb_client *client, const eb_publication *event, eb_publish_fn *done, void *user);
+EB_API int eb_client_publish(eb_client *client, const eb_publication *event, eb_publish_fn *done,
+                             void *user);
 /** Publish and wait for the answer. @ret may be NULL. On TIMEOUT it goes on being sent. Waits. */
-EB_API int eb_client_publish_wait(eb_client *client, const eb_publication *event, eb_receipt *ret, int64_t timeout);
+EB_API int eb_client_publish_wait(eb_client *client, const eb_publication *event, eb_receipt *ret,
+                                  int64_t timeout);
 /** All of it or none, in one transaction. */
-EB_API int eb_client_publish_batch(eb_client *client, const eb_publication *events, size_t count, eb_publish_fn *done, void *user);
-EB_API int eb_client_publish_batch_wait(eb_client *client, const eb_publication *events, size_t count, eb_receipt *rets, int64_t timeout);
+EB_API int eb_client_publish_batch(eb_client *client, const eb_publication *events, size_t count,
+                                   eb_publish_fn *done, void *user);
+EB_API int eb_client_publish_batch_wait(eb_client *client, const eb_publication *events,
+                                        size_t count, eb_receipt *rets, int64_t timeout);
 /** Wait until everything handed over before is answered. 0 or TIMEOUT, CLOSED. Waits. */
 EB_API int eb_client_flush(eb_client *client, int64_t timeout);
 /** No new publishes (they return CLOSED), flush, and hand over what subscriptions hold already. Waits. */
@@ -158,7 +169,8 @@ EB_API size_t eb_client_pending(eb_client *client);
 typedef struct eb_gap_info {
     const char *pattern;
     uint64_t from_seq, to_seq; /* events between may be missing */
-    const char *reason;        /* "retention", "epoch", "damaged", "overflow", "deleted"; others may come */
+    const char
+        *reason; /* "retention", "epoch", "damaged", "overflow", "deleted"; others may come */
 } eb_gap_info;
 
 #define EB_START_LIVE UINT64_MAX
@@ -171,16 +183,24 @@ typedef struct eb_subscribe_options {
     bool pending_only;     /* the replay passes over what is acknowledged */
     /* A subscription with @event hands over by callback; without, it is pulled (eb_subscription_next). */
     void (*event)(void *user, eb_subscription *subscription, const eb_message *message);
-    void (*gap)(void *user, eb_subscription *subscription, const eb_gap_info *gap); /* may be NULL */
-    void (*live)(void *user, eb_subscription *subscription, uint64_t seq);          /* may be NULL */
+    void (*gap)(void *user, eb_subscription *subscription,
+                const eb_gap_info *gap);                                   /* may be NULL */
+    void (*live)(void *user, eb_subscription *subscription, uint64_t seq); /* may be NULL */
     /* The broker refused it (again after a reconnect, say): the subscription is dead. May be NULL. */
     void (*failed)(void *user, eb_subscription *subscription, int result, const char *why);
     void *user;
-    size_t max_queued; /* 1,024 events held here; then the socket is read no further */
+    /*
+     * What is held here before it is handed over: 1,024 events and 16 MiB. When one is reached the socket is
+     * read no further, as long as nobody else needs it; else up to twice as much is held, and beyond that the
+     * events stay at the broker until there is room. Answers and other subscriptions never wait for a slow one.
+     */
+    size_t max_queued;
+    size_t max_queued_bytes;
 } eb_subscribe_options;
 #define EB_SUBSCRIBE_OPTIONS_INIT                                                                  \
     {                                                                                              \
-        sizeof(eb_subscribe_options), NULL, UINT64_MAX, NULL, false, NULL, NULL, NULL, NULL, NULL, 1024 \
+        sizeof(eb_subscribe_options), NULL, UINT64_MAX, NULL, false, NULL, NULL, NULL, NULL, NULL, \
+            1024, (size_t)16 << 20                                                                 \
     }
 
 /**
@@ -188,7 +208,8 @@ typedef struct eb_subscribe_options {
  * subscription a pattern and client: the same pattern again is INVALID. With @timeout != 0 it waits; on TIMEOUT
  * there is no subscription.
  */
-EB_API int eb_client_subscribe(eb_client *client, const eb_subscribe_options *options, int64_t timeout, eb_subscription **ret);
+EB_API int eb_client_subscribe(eb_client *client, const eb_subscribe_options *options,
+                               int64_t timeout, eb_subscription **ret);
 /**
  * End it and free it: no callback of it begins after this returned, a callback that runs is waited for unless we
  * are in it. Events not handed over are dropped.
@@ -199,7 +220,8 @@ EB_API int eb_subscription_end(eb_subscription *subscription);
  * this subscription. 0: none in time. CLOSED; or the refusal that killed it. A gap is told by `gap` before, on
  * the calling thread.
  */
-EB_API int eb_subscription_next(eb_subscription *subscription, const eb_message **ret, int64_t timeout);
+EB_API int eb_subscription_next(eb_subscription *subscription, const eb_message **ret,
+                                int64_t timeout);
 /** Readable while eb_subscription_next has something: for poll and epoll. Do not read or close it. */
 EB_API int eb_subscription_fd(eb_subscription *subscription);
 /** Last seq handed over (0: none), and the log's epoch as known ("" before the first connection), for a caller that keeps its own cursor. */
