@@ -157,6 +157,23 @@ static void text_is_no_database(void **state)
     refused(fx, -EINVAL, "is not a database");
 }
 
+/* A log whose header was overwritten is damaged, not foreign: it is said how to bring it back. */
+static void damaged_header_is_said(void **state)
+{
+    struct log_fixture *fx = *state;
+    char zeroes[100] = {0};
+    int fd;
+
+    fx_open(fx);
+    for (int i = 0; i < 100; i++)
+        fx_publish(fx, "a", "payload", 0);
+    fx_close(fx);
+    fd = open(fx->path, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, zeroes, sizeof(zeroes), 0), sizeof(zeroes));
+    close(fd);
+    refused(fx, -EBADMSG, "--repair NEW");
+}
+
 static void folder_is_no_log(void **state)
 {
     struct log_fixture *fx = *state;
@@ -296,6 +313,7 @@ int main(void)
         T(foreign_database_is_refused),
         T(newer_schema_is_refused_by_number),
         T(text_is_no_database),
+        T(damaged_header_is_said),
         T(folder_is_no_log),
         T(missing_folder_is_said),
         T(read_only_is_said),
