@@ -25,8 +25,10 @@ struct world {
 static struct world *open_world(bool auto_ack)
 {
     struct world *w = calloc(1, sizeof(*w));
-    struct eb_store_config store = {
-        .memory_bytes = 16 << 20, .dedupe_window_ms = 1000, .dedupe_max = 1000};
+    struct eb_store_config store = {.memory_bytes = 16 << 20,
+                                    .dedupe_window_ms = 1000,
+                                    .dedupe_max = 1000,
+                                    .acked_retention_ms = -1};
     struct eb_bus_config bus = {.readers = 2,
                                 .max_batch = 100,
                                 .limits = {.max_payload = 1 << 20, .max_headers = 64},

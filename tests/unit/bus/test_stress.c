@@ -33,6 +33,7 @@ struct box { /* a transport that checks what it takes */
     bool awake, ok;
     uint64_t got, last_live, last_replay, gaps;
     uint64_t live_from; /* `live` notice or last_seq */
+    uint64_t bad;       /* first seq out of its place: cmocka may not fail on this thread */
     bool replaying;
     unsigned nap_every;
     _Atomic bool stop;
@@ -85,14 +86,14 @@ static void check(struct box *box, const struct note *n)
         box->gaps++;
         break;
     case 'L':
-        assert_true(n->seq >= box->last_replay);
+        box->bad = box->bad != 0 || n->seq >= box->last_replay ? box->bad : n->seq;
         box->live_from = n->seq;
         if (box->last_live < n->seq)
             box->last_live = n->seq;
         break;
     default: /* all topics match, so the seqs of a stream have no hole */
         if (n->kind == 'E' || *last != 0)
-            assert_int_equal(n->seq, *last + 1);
+            box->bad = box->bad != 0 || n->seq == *last + 1 ? box->bad : n->seq;
         *last = n->seq;
         box->got++;
         if (n->kind == 'R' && box->last_live < n->seq)
@@ -219,8 +220,10 @@ static void fence(struct box *box)
 
 static void open_world(struct world *world, size_t queue_events)
 {
-    struct eb_store_config store = {
-        .memory_bytes = 64 << 20, .dedupe_window_ms = 1000, .dedupe_max = 1000};
+    struct eb_store_config store = {.memory_bytes = 64 << 20,
+                                    .dedupe_window_ms = 1000,
+                                    .dedupe_max = 1000,
+                                    .acked_retention_ms = -1};
     struct eb_bus_config bus = {.readers = 2,
                                 .max_batch = 100,
                                 .limits = {.max_payload = 1 << 20, .max_headers = 64},
@@ -287,6 +290,7 @@ static void everyone_gets_everything_in_order(void **unused)
         pthread_cond_signal(&box->cond);
         pthread_mutex_unlock(&box->mutex);
         pthread_join(drainers[i], NULL);
+        assert_int_equal(box->bad, 0);
         assert_int_equal(box->last_live, PUBLISHERS * EVENTS);
         assert_int_equal(box->gaps, 0);
         if (i % 2 == 0)
