@@ -10,6 +10,7 @@
  * state or the other.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,14 +86,14 @@ static int check_kind(struct source *s, struct eb_error *err)
 
 static int source_open(struct source *s, bool lockable, struct eb_error *err)
 {
-    char wal[4096 + 8];
+    char real[PATH_MAX], wal[PATH_MAX + 8];
     int64_t first = 0, last = 0, given = 0;
     s->lock = -1;
     int rc = check_kind(s, err);
     if (rc)
         return rc;
     bool busy = lockable && eb_log_lock(s->path, &s->lock, err) == -EBUSY;
-    snprintf(wal, sizeof(wal), "%s-wal", s->path);
+    snprintf(wal, sizeof(wal), "%s-wal", realpath(s->path, real) ? real : s->path);
     if (!busy && access(wal, F_OK))
         rc = open_quiet(s, err);
     else

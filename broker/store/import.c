@@ -16,6 +16,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -376,7 +377,9 @@ int eb_store_import(const char *old, const char *target, const struct eb_ops *op
 {
     static const struct eb_ops none;
     struct eb_ops_summary sum = {0};
-    struct import im = {.ops = ops ? ops : &none, .sum = &sum, .old = old};
+    char real[PATH_MAX]; /* journal and WAL lie beside the file, not beside a link to it */
+    struct import im = {
+        .ops = ops ? ops : &none, .sum = &sum, .old = realpath(old, real) ? real : old};
     eb_json_init(&im.json);
     int rc = eb_build_create(target, NULL, &im.build, err);
     if (!rc)

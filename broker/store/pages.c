@@ -15,6 +15,7 @@
 #include "broker/store/pages.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -262,10 +263,15 @@ static int say(struct eb_error *err, int rc, const char *path)
 static int open_files(struct eb_pages *pages, const char *path)
 {
     int there = 0;
-    char *wal_path = sqlite3_mprintf("%s-wal", path);
+    /* The real name, links followed, as SQLite does: its VFS opens no link, and the WAL lies beside the file. */
+    char full[PATH_MAX];
+    int full_rc = pages->vfs->xFullPathname(pages->vfs, path, sizeof(full), full);
+    if (full_rc != SQLITE_OK && full_rc != SQLITE_OK_SYMLINK)
+        return -EACCES;
+    char *wal_path = sqlite3_mprintf("%s-wal", full);
     if (!wal_path)
         return -ENOMEM;
-    pages->db_name = sqlite3_create_filename(path, "", wal_path, 0, NULL);
+    pages->db_name = sqlite3_create_filename(full, "", wal_path, 0, NULL);
     pages->wal_name = pages->db_name ? sqlite3_filename_wal(pages->db_name) : NULL;
     sqlite3_free(wal_path);
     if (!pages->db_name)

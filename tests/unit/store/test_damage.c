@@ -24,7 +24,7 @@
 #include "common/clock.h"
 #include "tests/unit/store/golden.h"
 
-#define MAX_SEQ 200000
+#define MAX_SEQ (fx->g.last + 2)
 
 struct piece { /* bytes that hold a part of a row */
     uint64_t at;
@@ -548,6 +548,61 @@ static void wal(void **state)
     destroy(fx);
 }
 
+/* ---- a golden file of 1 GiB: only with EB_TEST_FULL, prints what docs/operations.md says ---- */
+
+static void damage_full(struct fixture *fx, int what)
+{
+    struct damage d = {.how = ZERO_PAGE, .len = fx->page_size};
+    copy_golden(fx);
+    for (int i = 0; i < (what == 0 ? 1 : 200); i++) {
+        uint32_t pgno = what == 0 ? 1 : 2 + (uint32_t)(next_random(fx) % (fx->pages - 2));
+        d.how = what == 2 ? FLIP : ZERO_PAGE;
+        d.at = (uint64_t)(pgno - 1) * fx->page_size +
+               (what == 2 ? next_random(fx) % fx->page_size : 0);
+        d.len = what == 2 ? 1 : fx->page_size;
+        apply(fx, &d);
+    }
+    if (what == 3)
+        apply(fx, &(struct damage){.how = CUT, .at = fx->db_bytes / 10 * 9});
+}
+
+static void full(void **state)
+{
+    static const char *const names[] = {"header zeroed", "200 pages zeroed", "200 bits flipped",
+                                        "200 pages zeroed, cut by a tenth"};
+    if (!getenv("EB_TEST_FULL"))
+        skip();
+    struct golden g = {.first = 60001, .last = 2660000, .deleted = 61500, .with_free = true};
+    struct fixture *fx = make(g, 99);
+    print_message("golden: %.2f GiB\n", (double)fx->db_bytes / (1 << 30));
+    for (int what = -1; what < 4; what++) {
+        struct eb_ops_summary seen = {0}, saved = {0};
+        struct eb_error err;
+        uint8_t *present = calloc(MAX_SEQ / 8 + 1, 1);
+        what < 0 ? copy_golden(fx) : damage_full(fx, what);
+        int64_t t0 = eb_mono_ms();
+        int rc = eb_store_check(fx->bad, NULL, &err);
+        int64_t t1 = eb_mono_ms();
+        assert_true(t1 - t0 < 2000);
+        int verified = eb_store_verify(fx->bad, NULL, &seen, &err);
+        int64_t t2 = eb_mono_ms();
+        assert_int_equal(eb_store_repair(fx->bad, fx->fixed, NULL, &saved, &err), 0);
+        int64_t t3 = eb_mono_ms();
+        print_message("%s: check %lld ms (%d), verify %lld ms (%d, %llu whole, %llu lost), repair "
+                      "%lld ms (%llu)\n",
+                      what < 0 ? "whole" : names[what], (long long)(t1 - t0), rc,
+                      (long long)(t2 - t1), verified, (unsigned long long)seen.rows,
+                      (unsigned long long)seen.damaged, (long long)(t3 - t2),
+                      (unsigned long long)saved.rows);
+        assert_int_equal(golden_read(fx->fixed, present, MAX_SEQ), saved.rows);
+        assert_int_equal(saved.rows, seen.rows);
+        for (uint64_t seq = 1; seq < MAX_SEQ; seq++)
+            assert_true(golden_live(&g, seq) || !bit(present, seq));
+        free(present);
+    }
+    destroy(fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -562,6 +617,7 @@ int main(void)
         {"damage/header_and_schema_cost_no_row", page_one, NULL, NULL, NULL},
         {"damage/cut_file_costs_what_was_cut", cut_file, NULL, NULL, NULL},
         {"damage/wal_costs_what_its_frames_held", wal, NULL, NULL, NULL},
+        {"damage/full_size", full, NULL, NULL, NULL},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
