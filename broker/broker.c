@@ -36,6 +36,7 @@ static void bus_config(const struct eb_settings *s, struct eb_bus_config *ret)
         .queue_events = s->channel_capacity,
         .queue_bytes = s->channel_bytes,
         .max_subscriptions = (unsigned)s->max_subscriptions,
+        .max_open_bytes = s->max_open_bytes,
         .auto_ack = s->auto_ack,
     };
 }

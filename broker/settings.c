@@ -93,6 +93,10 @@ static const struct setting table[] = {
     {"max_open_requests", KIND_COUNT, AT(max_open_requests), "16384", 1, 1000000, NULL, true, false,
      "Requests of one connection that wait for their commit; beyond it the connection is not read.",
      "Deep enough for full pipelining, a bound for memory."},
+    {"max_open_bytes", KIND_SIZE, AT(max_open_bytes), "16M", K, G, NULL, true, false,
+     "Bytes of events of one connection that wait for their commit; beyond it the connection is "
+     "not read.",
+     "A publisher of large events costs no more memory than this, and keeps the disk busy."},
     {"max_unsent_answers", KIND_SIZE, AT(max_unsent_answers), "1M", 4 * K, G, NULL, true, false,
      "Bytes of unsent answers of one connection; beyond it the connection is not read until it "
      "drains.",

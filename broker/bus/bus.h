@@ -40,6 +40,7 @@ struct eb_bus_config {
     struct eb_event_limits limits;
     size_t queue_events, queue_bytes; /* channel_capacity and its bound in bytes */
     unsigned max_subscriptions;   /* per session */
+    size_t max_open_bytes;        /* per session: events submitted and not yet done (eb_session_wait_room); 0: no bound */
     bool auto_ack;
 };
 
@@ -199,7 +200,8 @@ struct eb_session_state {
 };
 void eb_session_state(struct eb_session *session, struct eb_session_state *ret);
 /**
- * Wait until fewer than @max_open requests are open and fewer than @max_bytes answers unsent, or the session
+ * Wait until fewer than @max_open requests and max_open_bytes of their events are open and fewer than @max_bytes
+ * answers unsent, or the session
  * is closed, or the deadline (eb_mono_ms, <0: none). Returns 0, -ETIMEDOUT or -ECANCELED (closed).
  */
 int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes, int64_t deadline_ms);

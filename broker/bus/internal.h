@@ -90,6 +90,7 @@ void eb_snapshot_free(struct eb_snapshot *snap); /* NULL is fine */
 struct eb_session {
     atomic_uint refs;
     atomic_uint open;                 /* [a] requests submitted and not yet done */
+    atomic_size_t open_bytes;         /* [a] of their events */
     struct eb_bus *bus;               /* [I] one reference */
     const struct eb_session_ops *ops; /* [I] */
     void *user;                       /* [I] */
@@ -128,8 +129,8 @@ _Static_assert(sizeof(struct eb_session) < 512, "an idle session holds less than
 bool eb_session_try_ref(struct eb_session *session);
 bool eb_session_closed(struct eb_session *session);
 /** A request was submitted / is done: what eb_session_wait_room counts. */
-void eb_session_open(struct eb_session *session);
-void eb_session_settle(struct eb_session *session);
+void eb_session_open(struct eb_session *session, size_t bytes);
+void eb_session_settle(struct eb_session *session, size_t bytes);
 
 enum eb_fit { EB_FIT_LIVE, EB_FIT_REPLAY };
 size_t eb_frame_weight(const struct eb_frame *frame);

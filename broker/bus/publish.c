@@ -14,6 +14,7 @@ struct publish {
     struct eb_publish pub;
     struct eb_bus *bus; /* from eb_bus_publish on */
     size_t max;
+    size_t bytes; /* of its events */
 };
 
 static struct publish *outer(struct eb_publish *pub)
@@ -89,6 +90,7 @@ int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_d
         goto refused;
     }
     pub->op.events[pub->op.count++] = event;
+    outer(pub)->bytes += eb_event_size(event);
     return 0;
 refused:
     if (pub->batch)
@@ -102,6 +104,7 @@ static void publish_done(struct eb_op *op)
     struct eb_publish *pub = eb_container(op, struct eb_publish, op);
     struct eb_bus *bus = outer(pub)->bus;
     struct eb_session *session = pub->session;
+    size_t bytes = outer(pub)->bytes;
     uint64_t stored = 0;
     for (uint32_t i = 0; op->err.code == EB_OK && i < op->count; i++)
         stored += !op->results[i].duplicate;
@@ -113,7 +116,7 @@ static void publish_done(struct eb_op *op)
         eb_session_ref(session);
     pub->done(pub); /* may free it */
     if (session != NULL) {
-        eb_session_settle(session);
+        eb_session_settle(session, bytes);
         eb_session_unref(session);
     }
 }
@@ -125,6 +128,6 @@ void eb_bus_publish(struct eb_bus *bus, struct eb_publish *pub)
         pub->op.kind = EB_OP_FENCE; /* an empty batch is only a place in the order */
     pub->op.done = publish_done;
     if (pub->session != NULL)
-        eb_session_open(pub->session);
+        eb_session_open(pub->session, outer(pub)->bytes);
     eb_bus_submit(bus, &pub->op);
 }

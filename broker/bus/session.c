@@ -520,14 +520,16 @@ void eb_stream_unref_place(struct eb_stream *stream)
 
 /* ---- flow control and figures ---- */
 
-void eb_session_open(struct eb_session *session)
+void eb_session_open(struct eb_session *session, size_t bytes)
 {
+    atomic_fetch_add(&session->open_bytes, bytes);
     atomic_fetch_add(&session->open, 1);
 }
 
 /* The pair with eb_session_wait_room: it counts itself first and looks then, we take off first and look then. */
-void eb_session_settle(struct eb_session *session)
+void eb_session_settle(struct eb_session *session, size_t bytes)
 {
+    atomic_fetch_sub(&session->open_bytes, bytes);
     atomic_fetch_sub(&session->open, 1);
     if (atomic_load(&session->waiters) > 0) {
         eb_lock_take(&session->lock);
@@ -536,14 +538,20 @@ void eb_session_settle(struct eb_session *session)
     }
 }
 
+static bool has_room_locked(struct eb_session *session, unsigned max_open, size_t max_bytes)
+{
+    size_t open_bytes = session->bus->config.max_open_bytes;
+    return atomic_load(&session->open) < max_open && session->answer_bytes < max_bytes &&
+           (open_bytes == 0 || atomic_load(&session->open_bytes) < open_bytes);
+}
+
 int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes,
                          int64_t deadline_ms)
 {
     int rc = 0;
     eb_lock_take(&session->lock);
     atomic_fetch_add(&session->waiters, 1);
-    while (!session->closed &&
-           (atomic_load(&session->open) >= max_open || session->answer_bytes >= max_bytes)) {
+    while (!session->closed && !has_room_locked(session, max_open, max_bytes)) {
         if (eb_cond_wait(&session->room, &session->lock, deadline_ms) == ETIMEDOUT) {
             rc = -ETIMEDOUT;
             break;

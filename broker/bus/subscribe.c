@@ -182,7 +182,7 @@ static void subscribe_at_place(struct eb_op *op)
         begin(session, sub, replay, &start, last);
     else
         eb_sub_unref(sub);
-    eb_session_settle(session);
+    eb_session_settle(session, 0);
     eb_session_unref(session);
 }
 
@@ -203,7 +203,7 @@ void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session,
     subscribe->op.kind = EB_OP_FENCE;
     subscribe->op.done = subscribe_at_place;
     subscribe->op.user = sub;
-    eb_session_open(session);
+    eb_session_open(session, 0);
     eb_bus_submit(bus, &subscribe->op);
 }
 
@@ -213,7 +213,7 @@ static void request_done(struct eb_request *request)
 {
     struct eb_session *session = request->session;
     request->done(request); /* may free it */
-    eb_session_settle(session);
+    eb_session_settle(session, 0);
     eb_session_unref(session);
 }
 
@@ -225,7 +225,7 @@ static void request_submit(struct eb_bus *bus, struct eb_session *session,
     request->err = (struct eb_error){.code = EB_OK, .index = -1};
     request->op.kind = kind;
     request->op.done = at_place;
-    eb_session_open(session);
+    eb_session_open(session, 0);
     eb_bus_submit(bus, &request->op);
 }
 

@@ -22,6 +22,11 @@ static void wide(struct eb_bus_config *config)
     config->queue_bytes = 1 << 20;
 }
 
+static void few_open_bytes(struct eb_bus_config *config)
+{
+    config->max_open_bytes = 1;
+}
+
 static void with_auto_ack(struct eb_bus_config *config)
 {
     config->auto_ack = true;
@@ -190,6 +195,21 @@ static void wait_room_ends_when_it_should(void **unused)
     fake_close(w);
 }
 
+/* A publisher of large events is not read while too many bytes of them wait for their commit. */
+static void wait_room_counts_the_bytes_of_open_events(void **unused)
+{
+    struct fake_world *w = fake_open(few_open_bytes);
+    struct fake_box *box = box_with(w, 0);
+    fake_ack(box, 1);
+    assert_int_equal(eb_session_wait_room(box->session, 100, 1000, eb_mono_ms() + 1), 0);
+    fake_publish_on(box, "b");
+    assert_int_equal(eb_session_wait_room(box->session, 100, 1000, eb_mono_ms() + 1), -ETIMEDOUT);
+    fake_commit(w, ALL);
+    assert_int_equal(eb_session_wait_room(box->session, 100, 1000, eb_mono_ms() + 1), 0);
+    fake_box_close(box);
+    fake_close(w);
+}
+
 /* After close nothing is queued, made or woken; what the transport had taken is dropped by either way back. */
 static void close_is_the_end(void **unused)
 {
@@ -264,6 +284,7 @@ int main(void)
         cmocka_unit_test(queue_joins_answers),
         cmocka_unit_test(queue_answers_always_fit),
         cmocka_unit_test(wait_room_ends_when_it_should),
+        cmocka_unit_test(wait_room_counts_the_bytes_of_open_events),
         cmocka_unit_test(close_is_the_end),
         cmocka_unit_test(idle_session_is_small),
         cmocka_unit_test(auto_ack_marks_what_was_sent),
