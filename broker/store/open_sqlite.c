@@ -292,9 +292,9 @@ static int look_first(const char *path, const char *vfs, bool *ret_fresh, struct
     return 0;
 }
 
-int eb_engine_sqlite_open(const struct eb_store_config *config, struct eb_engine_counters *counters,
-                          struct eb_engine **ret, struct eb_engine_start *ret_start,
-                          struct eb_error *err)
+static int open_real(const struct eb_store_config *config, struct eb_engine_counters *counters,
+                     struct eb_engine **ret, struct eb_engine_start *ret_start,
+                     struct eb_error *err)
 {
     struct eb_sqlite *e;
     bool fresh;
@@ -326,5 +326,20 @@ destroy:
     if (e->db)
         sqlite3_db_config(e->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     destroy(e);
+    return result;
+}
+
+int eb_engine_sqlite_open(const struct eb_store_config *config, struct eb_engine_counters *counters,
+                          struct eb_engine **ret, struct eb_engine_start *ret_start,
+                          struct eb_error *err)
+{
+    struct eb_store_config real = *config;
+    char *path = realpath(config->path, NULL); /* through a link it is the same log, lock and WAL */
+    int result;
+
+    if (path)
+        real.path = path;
+    result = open_real(&real, counters, ret, ret_start, err);
+    free(path);
     return result;
 }

@@ -258,7 +258,8 @@ static bool exists(const char *path, const char *suffix, const char *vfs_name)
     char full[4096], name[4096 + 8];
     int there = 0;
 
-    if (!vfs || vfs->xFullPathname(vfs, path, sizeof(full), full) != SQLITE_OK)
+    /* More than OK: it went through a link. */
+    if (!vfs || (vfs->xFullPathname(vfs, path, sizeof(full), full) & 0xff) != SQLITE_OK)
         return false;
     snprintf(name, sizeof(name), "%s%s", full, suffix);
     return vfs->xAccess(vfs, name, SQLITE_ACCESS_EXISTS, &there) == SQLITE_OK && there;
