@@ -135,8 +135,8 @@ void eb_linger(struct eb_net *net, struct MHD_Connection *connection)
     }
     eb_lock_take(&net->resume_lock);
     net->tick_linger = true;
-    eb_lock_drop(&net->resume_lock);
     pthread_cond_broadcast(&net->resume_cond);
+    eb_lock_drop(&net->resume_lock);
 }
 
 /* False: the peer has closed, or went wrong. On the ticker's thread. */

@@ -6,6 +6,7 @@
  *      resume makes libmicrohttpd walk its connections once, so a thousand single ones would be a thousand
  *      walks. Everything else is resumed by the ticker, many at a time for the same reason.
  * (T2) A request counted as suspended is counted off before it is resumed: afterwards it may be gone.
+ * (T3) The ticker is woken under the lock: behind it the net may end, since what was resumed was the last.
  */
 #include "broker/net/http.h"
 
@@ -31,9 +32,9 @@ void eb_tick_resume(struct eb_net *net, struct eb_resume *resume)
     net->resume_soon = resume;
     bool wake = net->tick_sleeps;
     net->tick_sleeps = false;
-    eb_lock_drop(&net->resume_lock);
-    if (wake)
+    if (wake) /* under the lock (T3) */
         pthread_cond_broadcast(&net->resume_cond);
+    eb_lock_drop(&net->resume_lock);
 }
 
 bool eb_http_suspend(struct eb_http_request *request,
@@ -139,8 +140,8 @@ void eb_tick_stop(struct eb_net *net)
         return;
     eb_lock_take(&net->resume_lock);
     net->tick_stop = true;
-    eb_lock_drop(&net->resume_lock);
     pthread_cond_broadcast(&net->resume_cond);
+    eb_lock_drop(&net->resume_lock);
     pthread_join(net->tick, NULL);
     net->tick_started = false;
 }
