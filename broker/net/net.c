@@ -9,6 +9,8 @@
  * (N4) shut the gate (H4) and wait for every suspended request to be resumed: MHD_stop_daemon aborts
  *      otherwise. This has no deadline: what a request waits for is a commit or one page of the log.
  * (N5) stop the daemons, then the ticker that resumed for them.
+ * (N6) leave the bus: the committing thread may be inside our `settled`. A fence submitted after it was taken off
+ *      is answered by a later commit, so behind it nobody knows of us.
  */
 #include "broker/net/http.h"
 
@@ -250,6 +252,45 @@ static void shut_gate(struct eb_net *net)
     eb_lock_drop(&net->resume_lock);
 }
 
+/* ---- N6: a fence behind the last commit that knows of us ---- */
+
+struct fence {
+    struct eb_request request;
+    struct eb_net *net;
+    bool done; /* under resume_lock */
+};
+
+static void nothing(struct eb_session *session)
+{
+}
+
+static void fence_done(struct eb_request *request)
+{
+    struct fence *fence = request->user;
+    struct eb_net *net = fence->net;
+    eb_lock_take(&net->resume_lock);
+    fence->done = true;
+    pthread_cond_broadcast(&net->resume_cond);
+    eb_lock_drop(&net->resume_lock);
+}
+
+static void leave_bus(struct eb_net *net)
+{
+    static const struct eb_session_ops ops = {.wake = nothing, .destroy = nothing};
+    struct fence fence = {.request = {.done = fence_done, .user = &fence}, .net = net};
+    struct eb_session *session;
+    eb_bus_on_settled(net->bus, NULL, NULL);
+    if (eb_session_create(net->bus, &ops, NULL, false, &session) < 0)
+        return;
+    eb_bus_fence(net->bus, session, &fence.request);
+    eb_lock_take(&net->resume_lock);
+    while (!fence.done)
+        eb_cond_wait(&net->resume_cond, &net->resume_lock, -1);
+    eb_lock_drop(&net->resume_lock);
+    eb_session_close(session);
+    eb_session_unref(session);
+}
+
 void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
 {
     int64_t deadline = eb_mono_ms() + timeout_ms;
@@ -272,7 +313,7 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
         MHD_stop_daemon(listener->daemon);
         free(listener);
     }
-    eb_bus_on_settled(net->bus, NULL, NULL);
+    leave_bus(net); /* N6 */
 }
 
 void eb_net_destroy(struct eb_net *net)
