@@ -258,20 +258,23 @@ static int pending_create(struct eb_ws_side *side, struct MHD_Connection *connec
     if (rc < 0)
         goto free_pending;
     eb_lock_take(&side->lock);
-    rc = atomic_load(&side->stopping) ? -ESHUTDOWN : thread_start(pending);
-    if (rc == 0) {
-        pending->next = side->pending;
-        if (pending->next)
-            pending->next->prev = pending;
-        side->pending = pending;
-    }
+    pending->next = side->pending;
+    if (pending->next)
+        pending->next->prev = pending;
+    side->pending = pending;
+    if (atomic_load(&side->stopping))
+        pending->state = EB_PENDING_ABANDONED;
     eb_lock_drop(&side->lock);
+    rc = thread_start(pending);
     if (rc < 0)
-        goto drop_conn;
+        goto unlink;
     *ret = pending;
     return 0;
 
-drop_conn:
+unlink:
+    eb_lock_take(&side->lock);
+    pending_unlink_locked(pending);
+    eb_lock_drop(&side->lock);
     eb_session_close(pending->conn->session);
     eb_session_unref(pending->conn->session);
 free_pending:
