@@ -15,9 +15,23 @@ class RawAnswer:
         return f"<{self.status} {self.headers} {self.body[:200]!r}>"
 
 
+def connect(port, timeout, rcvbuf=None):
+    """A TCP connection; rcvbuf (bytes) must be set before it is made to bound what the kernel takes for us."""
+    sock = socket.socket()
+    try:
+        if rcvbuf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        sock.settimeout(timeout)
+        sock.connect(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class RawHttp:
-    def __init__(self, port, timeout=30):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, port, timeout=30, rcvbuf=None):
+        self.socket = connect(port, timeout, rcvbuf)
         self.buffer = b""
 
     def __enter__(self):

@@ -6,6 +6,7 @@ import socket
 import struct
 
 from lib.broker import PATIENCE
+from lib.rawhttp import connect
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 JSON_V1 = "eventbus.json.v1"
@@ -35,9 +36,9 @@ def frame(opcode, payload=b"", fin=True, mask=b"\x11\x22\x33\x44", rsv=0):
     return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(len(payload), "big")
 
 
-def handshake(port, *lines, path="/ws", defaults=True, key=None):
+def handshake(port, *lines, path="/ws", defaults=True, key=None, rcvbuf=None):
     """Send an upgrade request; returns (socket, status, headers as a dict of lower-case names, bytes that came after)."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    sock = connect(port, PATIENCE, rcvbuf)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = key or base64.b64encode(os.urandom(16)).decode()
     request = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
