@@ -105,8 +105,11 @@ def test_header_value_must_be_utf8(broker):
 
 
 def test_sixteen_kib_of_headers_fit_and_more_are_refused(broker):
-    fits = {f"Event-Header-h{i:02}": "v" * 250 for i in range(63)}
-    assert broker.request("POST", "/v1/topics/a/events", b"", fits).status == 201
+    fits = {f"Event-Header-h{i:02}": "v" * 253 for i in range(64)}
+    usual = {f"X-Forwarded-{i}": "w" * 100 for i in range(16)}
+    assert broker.request("POST", "/v1/topics/a/events", b"x" * 100000, {**fits, **usual}).status == 201
+    assert len(last(broker)["payload"]) == 100000 and len(last(broker)["metadata"]["headers"]) == 64
+    problem(broker.request("POST", "/v1/topics/a/events", b"", {**fits, "Event-Header-h00": "v" * 254}), 429, "limit_exceeded")
     many = {f"Event-Header-h{i:02}": "v" for i in range(65)}
     problem(broker.request("POST", "/v1/topics/a/events", b"", many), 429, "limit_exceeded")
 
