@@ -20,69 +20,11 @@
 
 #include "broker/store/copy.h"
 #include "broker/store/ops.h"
-#include "broker/store/salvage.h"
 #include "broker/store/segments.h"
+#include "broker/store/verify_internal.h"
 #include "common/clock.h"
-#include "common/uuid.h"
 
-#define LINES_MAX 200 /* of one kind: the rest is counted */
-#define OPEN_END  UINT64_MAX
-
-struct range {
-    uint64_t from, to;
-};
-struct ranges {
-    struct range *list;
-    size_t count, cap;
-};
-
-struct pair {
-    uint32_t topic, offset;
-};
-
-/* The lists of `postings`, pulled one by one in their order. */
-struct lists {
-    struct eb_walk walk;
-    struct eb_walk_step step;
-    uint32_t next;
-    bool in_step, there;
-    uint64_t segment;
-    uint32_t topic;
-    struct eb_buf buf;
-    int count; /* offsets, -1: the list is broken */
-    const uint8_t *blob;
-};
-
-struct verify {
-    const struct eb_ops *ops;
-    struct eb_ops_summary *sum;
-    struct eb_pages pages;
-    struct eb_roots roots;
-    struct eb_salvage salvage;
-    struct eb_page_map *map;
-    uint8_t *bits; /* pages that belong to a tree, to a chain of its own, or are free */
-    uint8_t *free_bits;
-    struct ranges lost, found;
-    int oom;
-    const char *tree; /* at work on */
-    bool broken;      /* some page of some tree is: pages behind it belong to nothing for now */
-    uint64_t last, deleted_upto; /* whole row before, end of what retention deleted */
-    uint64_t *seqs;              /* of the leaf at hand */
-    size_t seq_count, seq_cap;
-    bool bad_cells;
-    bool second_look;
-    struct pair *pairs; /* of the segment at hand */
-    uint32_t pair_count;
-    uint64_t segment;
-    uint64_t *closed; /* segments with a row in `segments`, rising */
-    size_t closed_count, closed_cap;
-    struct lists lists;
-    uint64_t expiry_rows, expiry_sum, ttl_rows, ttl_sum;
-    int64_t told_ms;
-};
-
-static void line(struct verify *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void line(struct verify *v, const char *fmt, ...)
+void eb_verify_line(struct verify *v, const char *fmt, ...)
 {
     char text[400];
     va_list args;
@@ -93,14 +35,6 @@ static void line(struct verify *v, const char *fmt, ...)
     va_end(args);
     v->ops->report(v->ops->ctx, text);
 }
-
-#define PROBLEM(v, ...)                                                                            \
-    do {                                                                                           \
-        if (++(v)->sum->problems <= LINES_MAX)                                                     \
-            line(v, __VA_ARGS__);                                                                  \
-        else if ((v)->sum->problems == LINES_MAX + 1)                                              \
-            line(v, "there is more: it is counted, not shown");                                    \
-    } while (0)
 
 static void told(struct verify *v)
 {
@@ -133,133 +67,6 @@ static void add_range(struct verify *v, struct ranges *r, uint64_t from, uint64_
     r->list[r->count++] = (struct range){from, to};
 }
 
-/* ---- postings against rows ---- */
-
-static bool chain_page(void *ctx, uint32_t pgno)
-{
-    struct verify *v = ctx;
-    return !eb_bit_set(v->bits, pgno);
-}
-
-/* Take the list in @cell. False if it is no list at all. */
-static bool take_list(struct verify *v, struct lists *l, const struct eb_cell *cell)
-{
-    struct eb_value c[4]; /* the fourth is the rowid, which SQLite keeps as NULL */
-    if (eb_cell_payload(&v->pages, cell, &l->buf, chain_page, v) ||
-        eb_record_read((const uint8_t *)l->buf.data, cell->payload, c, 4) != 4 ||
-        c[0].type != EB_V_INT || c[1].type != EB_V_INT || c[2].type != EB_V_BLOB || c[0].i < 0 ||
-        c[1].i < 1 || c[1].i > UINT32_MAX) {
-        PROBLEM(v, "postings: an entry cannot be read");
-        return false;
-    }
-    uint64_t segment = (uint64_t)c[0].i;
-    uint32_t topic = (uint32_t)c[1].i;
-    if (l->there && (segment < l->segment || (segment == l->segment && topic <= l->topic)))
-        PROBLEM(v, "postings: entries are out of order at segment %llu",
-                (unsigned long long)segment);
-    l->segment = segment;
-    l->topic = topic;
-    l->blob = c[2].data;
-    l->count = eb_postings_check(segment, topic, c[2].data, c[2].len);
-    if (l->count < 0)
-        PROBLEM(v, "postings: the list of topic %u in segment %llu is damaged", topic,
-                (unsigned long long)segment);
-    l->there = true;
-    return true;
-}
-
-/* Move on to the next list; ->there false at the end. */
-static int next_list(struct verify *v)
-{
-    struct lists *l = &v->lists;
-    for (;;) {
-        struct eb_cell cell;
-        while (l->in_step && l->next < l->step.node->cells)
-            if (eb_cell_read(l->step.node, l->next++, &cell) && take_list(v, l, &cell))
-                return 0;
-        l->in_step = false;
-        v->tree = "postings";
-        int rc = eb_walk_next(&l->walk, &l->step);
-        if (rc <= 0) {
-            l->there = false;
-            return rc;
-        }
-        if (l->step.single && take_list(v, l, &l->step.cell))
-            return 0;
-        if (l->step.single)
-            continue;
-        const char *why = eb_node_check(l->step.node, NULL);
-        if (why)
-            PROBLEM(v, "page %u of postings is damaged: %s", l->step.pgno, why);
-        l->in_step = true;
-        l->next = 0;
-    }
-}
-
-static int by_topic(const void *va, const void *vb)
-{
-    const struct pair *a = va, *b = vb;
-    if (a->topic != b->topic)
-        return a->topic < b->topic ? -1 : 1;
-    return a->offset < b->offset ? -1 : a->offset > b->offset;
-}
-
-static bool is_closed(const struct verify *v, uint64_t segment)
-{
-    size_t lo = 0, hi = v->closed_count;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (v->closed[mid] < segment)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < v->closed_count && v->closed[lo] == segment;
-}
-
-/* How many of the pairs of one topic the list at hand does not name. */
-static uint32_t missing_in_list(const struct lists *l, const struct pair *pairs, uint32_t n)
-{
-    uint32_t missing = 0;
-    int at = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        while (at < l->count && eb_postings_at(l->blob, (size_t)at) < pairs[i].offset)
-            at++;
-        missing += at >= l->count || eb_postings_at(l->blob, (size_t)at) != pairs[i].offset;
-    }
-    return missing;
-}
-
-/* All rows of a segment were seen: is each in the list of its topic? */
-static int end_segment(struct verify *v)
-{
-    struct lists *l = &v->lists;
-    uint32_t missing = 0;
-    int rc = 0;
-    while (!rc && l->there && l->segment < v->segment)
-        rc = next_list(v);
-    if (!rc && v->pair_count && is_closed(v, v->segment)) {
-        qsort(v->pairs, v->pair_count, sizeof(*v->pairs), by_topic);
-        for (uint32_t i = 0, n; i < v->pair_count && !rc; i += n) {
-            uint32_t topic = v->pairs[i].topic;
-            for (n = 1; i + n < v->pair_count && v->pairs[i + n].topic == topic; n++)
-                ;
-            while (!rc && l->there && l->segment == v->segment && l->topic < topic)
-                rc = next_list(v);
-            bool here = l->there && l->segment == v->segment && l->topic == topic;
-            if (!here)
-                missing += n;
-            else if (l->count >= 0) /* a broken list was reported, and is read around */
-                missing += missing_in_list(l, v->pairs + i, n);
-        }
-        if (missing)
-            PROBLEM(v, "postings: %u events of segment %llu are in no list", missing,
-                    (unsigned long long)v->segment);
-    }
-    v->pair_count = 0;
-    return rc;
-}
-
 /* ---- the log ---- */
 
 static int on_row(void *ctx, const struct eb_row *row, struct eb_name *name)
@@ -287,7 +94,7 @@ static int on_row(void *ctx, const struct eb_row *row, struct eb_name *name)
     int rc = 0;
     uint64_t segment = eb_segment_of(row->seq);
     if (segment != v->segment) {
-        rc = segment > v->segment ? end_segment(v) : 0;
+        rc = segment > v->segment ? eb_verify_end_segment(v) : 0;
         v->segment = segment > v->segment ? segment : v->segment;
     }
     if (segment == v->segment && v->pair_count < EB_SEGMENT_SEQS)
@@ -332,7 +139,7 @@ static void judge_leaf(struct verify *v, const struct eb_walk_step *step, bool s
     v->last = before;
 }
 
-static void on_broken(void *ctx, uint32_t pgno, int64_t low, int64_t high, const char *why)
+void eb_verify_broken(void *ctx, uint32_t pgno, int64_t low, int64_t high, const char *why)
 {
     struct verify *v = ctx;
     v->broken = true;
@@ -344,7 +151,7 @@ static void on_broken(void *ctx, uint32_t pgno, int64_t low, int64_t high, const
     add_range(v, &v->lost, from, high == INT64_MAX ? OPEN_END : high < 0 ? 0 : (uint64_t)high);
 }
 
-static void on_visit(void *ctx, uint32_t pgno, uint32_t parent)
+void eb_verify_visit(void *ctx, uint32_t pgno, uint32_t parent)
 {
     struct verify *v = ctx;
     uint32_t said = 0;
@@ -358,7 +165,8 @@ static void on_visit(void *ctx, uint32_t pgno, uint32_t parent)
 
 static int walk_log(struct verify *v)
 {
-    struct eb_walk walk = {.bits = v->bits, .ctx = v, .broken = on_broken, .visit = on_visit};
+    struct eb_walk walk = {
+        .bits = v->bits, .ctx = v, .broken = eb_verify_broken, .visit = eb_verify_visit};
     struct eb_walk_step step;
     if (!v->roots.root[EB_TREE_LOG])
         return 0;
@@ -377,200 +185,10 @@ static int walk_log(struct verify *v)
     }
     eb_walk_finish(&walk);
     if (!rc)
-        rc = end_segment(v);
+        rc = eb_verify_end_segment(v);
     while (!rc && v->lists.there)
-        rc = next_list(v);
+        rc = eb_verify_next_list(v);
     return rc;
-}
-
-/* ---- the other trees ---- */
-
-static bool is_text(const struct eb_value *value, const char *text)
-{
-    return value->type == EB_V_TEXT && value->len == strlen(text) &&
-           !memcmp(value->data, text, value->len);
-}
-
-static bool check_meta(struct verify *v, const struct eb_value *c)
-{
-    uint8_t id[16];
-    if (is_text(&c[0], EB_META_EPOCH)) {
-        if (c[1].type != EB_V_TEXT || c[1].len != EB_UUID_TEXT ||
-            !eb_uuid_parse(id, (const char *)c[1].data, c[1].len))
-            return false;
-        eb_uuid_format(v->sum->epoch, id);
-    }
-    if (is_text(&c[0], EB_META_DELETED_UPTO) || is_text(&c[0], EB_META_LAST_SEQ)) {
-        if (c[1].type != EB_V_INT || c[1].i < 0)
-            return false;
-        if (is_text(&c[0], EB_META_DELETED_UPTO))
-            v->deleted_upto = (uint64_t)c[1].i;
-        else
-            v->sum->last_seq = (uint64_t)c[1].i;
-    }
-    return true;
-}
-
-static int note_segment(struct verify *v, uint64_t segment)
-{
-    if (v->closed_count == v->closed_cap) {
-        size_t cap = v->closed_cap ? 2 * v->closed_cap : 64;
-        uint64_t *list = realloc(v->closed, cap * sizeof(*list));
-        if (!list)
-            return -ENOMEM;
-        v->closed = list;
-        v->closed_cap = cap;
-    }
-    v->closed[v->closed_count++] = segment;
-    return 0;
-}
-
-/* One entry of a small table. False if it cannot be one. */
-static bool check_entry(struct verify *v, enum eb_tree tree, const struct eb_cell *cell,
-                        const struct eb_value *c, int n)
-{
-    switch (tree) {
-    case EB_TREE_META:
-        return n == 2 && c[0].type == EB_V_TEXT && check_meta(v, c);
-    case EB_TREE_TOPICS:
-        return n == 2 && c[1].type == EB_V_TEXT &&
-               !(v->oom = eb_names_add(&v->salvage.names, cell->rowid, c[1].data, c[1].len, false));
-    case EB_TREE_TOPICS_INDEX:
-        return n == 2 && c[0].type == EB_V_TEXT && c[1].type == EB_V_INT &&
-               !(v->oom = eb_names_add(&v->salvage.names, c[1].i, c[0].data, c[0].len, true));
-    case EB_TREE_EXPIRY:
-        if (n != 2 || c[0].type != EB_V_INT || c[1].type != EB_V_INT)
-            return false;
-        v->expiry_rows++;
-        v->expiry_sum += (uint64_t)c[0].i * 0x9E3779B97F4A7C15u ^ (uint64_t)c[1].i;
-        return true;
-    case EB_TREE_ACKED:
-        v->sum->acked++;
-        return n == 2 && cell->rowid > 0 && c[1].type == EB_V_INT;
-    case EB_TREE_GONE:
-        return n == 3 && c[0].type == EB_V_BLOB && c[0].len == 16 && c[1].type == EB_V_INT &&
-               c[2].type == EB_V_INT;
-    case EB_TREE_SEGMENTS:
-        v->oom = note_segment(v, (uint64_t)cell->rowid);
-        return n == 5 && cell->rowid >= 0;
-    default:
-        return true;
-    }
-}
-
-/* Do entries of an index rise? Compares as SQLite does for the kinds that occur here. */
-static int compare(const struct eb_value *a, const struct eb_value *b, int n)
-{
-    for (int i = 0; i < n; i++) {
-        if (a[i].type != b[i].type)
-            return a[i].type < b[i].type ? -1 : 1;
-        if (a[i].type == EB_V_INT && a[i].i != b[i].i)
-            return a[i].i < b[i].i ? -1 : 1;
-        if (a[i].type < EB_V_TEXT)
-            continue;
-        uint64_t len = a[i].len < b[i].len ? a[i].len : b[i].len;
-        int d = memcmp(a[i].data, b[i].data, len);
-        if (d || a[i].len != b[i].len)
-            return d ? d : a[i].len < b[i].len ? -1 : 1;
-    }
-    return 0;
-}
-
-struct small {
-    struct verify *v;
-    enum eb_tree tree; /* EB_TREE_COUNT: a table that is not ours to know */
-    int64_t rowid;
-    bool started;
-    struct eb_buf now, before; /* payloads */
-    uint64_t before_len;
-};
-
-static void check_cell(struct small *s, uint32_t pgno, const struct eb_cell *cell, bool table)
-{
-    struct verify *v = s->v;
-    struct eb_value c[16], old[16];
-    int rc = eb_cell_payload(&v->pages, cell, &s->now, chain_page, v);
-    int n = rc ? -1 : eb_record_read((const uint8_t *)s->now.data, cell->payload, c, 16);
-    if (n < 1 || !check_entry(v, s->tree, cell, c, n)) {
-        PROBLEM(v, "an entry on page %u of %s is damaged", pgno, v->tree);
-        return;
-    }
-    bool order = !s->started || cell->rowid > s->rowid;
-    if (!table && s->started) {
-        int m = eb_record_read((const uint8_t *)s->before.data, s->before_len, old, 16);
-        int keys =
-            n < m ? n : m; /* the key comes first in a WITHOUT ROWID table, and is unique there */
-        order = keys < 1 || compare(old, c, keys) < 0;
-    }
-    if (!order)
-        PROBLEM(v, "entries on page %u of %s are out of order", pgno, v->tree);
-    s->started = true;
-    s->rowid = cell->rowid;
-    struct eb_buf swap = s->before;
-    s->before = s->now;
-    s->before_len = cell->payload;
-    s->now = swap;
-}
-
-static int walk_small(struct verify *v, enum eb_tree tree, uint32_t root, const char *name,
-                      bool table)
-{
-    struct eb_walk walk = {.bits = v->bits, .ctx = v, .broken = on_broken, .visit = on_visit};
-    struct eb_walk_step step;
-    struct small small = {.v = v, .tree = tree};
-    if (!root)
-        return 0;
-    v->tree = name;
-    int rc = eb_walk_begin(&walk, &v->pages, root, table);
-    while (!rc && (rc = eb_walk_next(&walk, &step)) > 0) {
-        rc = 0;
-        if (step.single) {
-            check_cell(&small, step.pgno, &step.cell, table);
-            continue;
-        }
-        const char *why = eb_node_check(step.node, NULL);
-        if (why)
-            PROBLEM(v, "page %u of %s is damaged: %s", step.pgno, name, why);
-        for (uint32_t i = 0; i < step.node->cells; i++) {
-            struct eb_cell cell;
-            if (eb_cell_read(step.node, i, &cell))
-                check_cell(&small, step.pgno, &cell, table);
-        }
-        rc = v->oom;
-    }
-    eb_walk_finish(&walk);
-    eb_buf_finish(&small.now);
-    eb_buf_finish(&small.before);
-    return rc;
-}
-
-static int walk_others(struct verify *v)
-{
-    int rc = 0;
-    for (unsigned i = 0; i < v->roots.other_count && !rc; i++) {
-        uint8_t page[EB_PAGE_MAX];
-        struct eb_node node;
-        uint32_t root = v->roots.others[i];
-        bool table = !eb_pages_read(&v->pages, root, page) &&
-                     eb_node_read(&node, &v->pages, root, page) && node.table;
-        rc = walk_small(v, EB_TREE_COUNT, root, "another table", table);
-    }
-    return rc;
-}
-
-/* The table of topics and its index must say the same. */
-static void check_names(struct verify *v)
-{
-    struct eb_names *names = &v->salvage.names;
-    size_t table = 0, index = 0;
-    for (size_t i = 0; i < names->count; i++)
-        names->list[i].indexed ? index++ : table++;
-    v->sum->topics = table;
-    if (index != table)
-        PROBLEM(v, "topics: %zu in the table, %zu in its index", table, index);
-    eb_names_sort(names);
-    if (names->count != table && index == table)
-        PROBLEM(v, "topics: table and index do not name the same");
 }
 
 /* ---- what belongs to nothing ---- */
@@ -641,11 +259,12 @@ static void say_lost(struct verify *v, uint64_t from, uint64_t to, uint64_t *lin
     if (++*lines > LINES_MAX)
         return;
     if (to == OPEN_END)
-        line(v, "lost: events from %llu on, if there were any", (unsigned long long)from);
+        eb_verify_line(v, "lost: events from %llu on, if there were any", (unsigned long long)from);
     else if (from == to)
-        line(v, "lost: event %llu", (unsigned long long)from);
+        eb_verify_line(v, "lost: event %llu", (unsigned long long)from);
     else
-        line(v, "lost: events %llu to %llu", (unsigned long long)from, (unsigned long long)to);
+        eb_verify_line(v, "lost: events %llu to %llu", (unsigned long long)from,
+                       (unsigned long long)to);
 }
 
 /* What is lost, less what the second look found. */
@@ -678,7 +297,7 @@ static void sum_up(struct verify *v)
             break;
     }
     if (lines > LINES_MAX)
-        line(v, "lost: %llu more ranges", (unsigned long long)(lines - LINES_MAX));
+        eb_verify_line(v, "lost: %llu more ranges", (unsigned long long)(lines - LINES_MAX));
 }
 
 /* ---- the whole ---- */
@@ -726,13 +345,13 @@ static int check_small_trees(struct verify *v)
                                          EB_TREE_GONE};
     int rc = 0;
     for (size_t i = 0; i < sizeof(order) / sizeof(*order) && !rc; i++)
-        rc = walk_small(v, order[i], v->roots.root[order[i]], eb_tree_names[order[i]],
-                        eb_tree_is_table(order[i]));
+        rc = eb_verify_tree(v, order[i], v->roots.root[order[i]], eb_tree_names[order[i]],
+                            eb_tree_is_table(order[i]));
     if (!rc && !v->sum->epoch[0])
         PROBLEM(v, "meta: there is no epoch");
     if (!rc)
-        rc = walk_others(v);
-    check_names(v);
+        rc = eb_verify_others(v);
+    eb_verify_names(v);
     return rc;
 }
 
@@ -762,12 +381,13 @@ static int check_log(struct verify *v)
 {
     struct lists *l = &v->lists;
     int rc = 0;
-    l->walk = (struct eb_walk){.bits = v->bits, .ctx = v, .broken = on_broken, .visit = on_visit};
+    l->walk = (struct eb_walk){
+        .bits = v->bits, .ctx = v, .broken = eb_verify_broken, .visit = eb_verify_visit};
     v->tree = "postings";
     if (v->roots.root[EB_TREE_POSTINGS])
         rc = eb_walk_begin(&l->walk, &v->pages, v->roots.root[EB_TREE_POSTINGS], true);
     if (!rc && v->roots.root[EB_TREE_POSTINGS])
-        rc = next_list(v);
+        rc = eb_verify_next_list(v);
     if (!rc)
         rc = walk_log(v);
     eb_walk_finish(&l->walk);
