@@ -17,7 +17,10 @@ struct eb_buf {
     bool failed;
 };
 
-#define EB_BUF_INIT {0}
+#define EB_BUF_INIT                                                                                \
+    {                                                                                              \
+        0                                                                                          \
+    }
 
 void eb_buf_finish(struct eb_buf *buf); /* frees; the buffer is empty and usable again */
 /** Make room for @more bytes and return where they go (then add to ->len); NULL when out of memory. */
@@ -36,8 +39,9 @@ struct eb_event;
 struct eb_frame {
     atomic_uint refs; /* one per holder: a queue entry, an event's cache of encodings, the maker */
     uint32_t len;
-    uint32_t cap;           /* answers only: room behind len while one queue alone holds it */
-    struct eb_event *event; /* embedded subscribers: the event itself, one reference held; else NULL */
+    uint32_t cap; /* answers only: room behind len while one queue alone holds it */
+    struct eb_event
+        *event; /* embedded subscribers: the event itself, one reference held; else NULL */
     unsigned char data[];
 };
 

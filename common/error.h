@@ -42,8 +42,8 @@ enum eb_code {
 
 struct eb_error {
     enum eb_code code;
-    int index;          /* the refused member of a batch, from 0; -1: not a batch */
-    char message[240];  /* UTF-8, one sentence; bad input is quoted escaped and cut */
+    int index;         /* the refused member of a batch, from 0; -1: not a batch */
+    char message[240]; /* UTF-8, one sentence; bad input is quoted escaped and cut */
 };
 
 const char *eb_code_name(enum eb_code code);

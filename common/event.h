@@ -20,31 +20,32 @@
 #define EB_HEADERS_MAX_COUNT    64
 #define EB_HEADERS_MAX_BYTES    (16 * 1024)
 #define EB_TTL_MAX              (((int64_t)1 << 53) - 1) /* timestamp + ttl in ms still fits int64 */
-#define EB_TTL_UNSET            INT64_MIN /* draft only: default_ttl applies */
-#define EB_SEQ_MAX              ((uint64_t)1 << 53) /* seqs stay below it */
+#define EB_TTL_UNSET            INT64_MIN                /* draft only: default_ttl applies */
+#define EB_SEQ_MAX              ((uint64_t)1 << 53)      /* seqs stay below it */
 
 /* The encodings of a delivery that are shared by all receivers; made once, on first need. */
 enum eb_encoding {
-    EB_ENC_WS_JSON,   /* a whole WebSocket text frame, header and all */
+    EB_ENC_WS_JSON, /* a whole WebSocket text frame, header and all */
     EB_ENC_WS_LEGACY, /* the same for the older client (PROTOCOL 2.5): differs only where the payload is not UTF-8 */
     EB_ENC_WS_BINARY,
-    EB_ENC_SSE,       /* without epoch in the id */
+    EB_ENC_SSE, /* without epoch in the id */
     EB_ENC_COUNT
 };
 
 struct eb_event {
-    atomic_uint refs; /* maker, its operation in the store, each page, queue entry or callback that holds it */
-    uint32_t topic_id;        /* store's own, 0 = unknown */
-    uint64_t seq;             /* 0 until the store has given it */
-    int64_t timestamp;        /* ms since 1970, 0 until the store has given it */
-    int64_t ttl;              /* seconds, 0 = no expiry */
+    atomic_uint
+        refs; /* maker, its operation in the store, each page, queue entry or callback that holds it */
+    uint32_t topic_id; /* store's own, 0 = unknown */
+    uint64_t seq;      /* 0 until the store has given it */
+    int64_t timestamp; /* ms since 1970, 0 until the store has given it */
+    int64_t ttl;       /* seconds, 0 = no expiry */
     uint8_t id[16];
     uint32_t payload_len;
-    uint32_t headers_len;     /* JSON object text, canonical compact form; 0 = none */
+    uint32_t headers_len; /* JSON object text, canonical compact form; 0 = none */
     uint8_t topic_len;
     uint8_t content_type_len;
-    bool payload_utf8;        /* payload is valid UTF-8: computed once, where the event is made */
-    const char *topic;        /* NUL behind each text for convenience of logs; lengths rule */
+    bool payload_utf8; /* payload is valid UTF-8: computed once, where the event is made */
+    const char *topic; /* NUL behind each text for convenience of logs; lengths rule */
     const char *content_type;
     const char *headers;
     const char *payload;
@@ -60,14 +61,15 @@ struct eb_draft {
     size_t payload_len;
     const char *content_type; /* NULL: text/plain */
     size_t content_type_len;
-    const char *headers;      /* JSON object text made by eb_headers_* (canonical), NULL: none */
+    const char *headers; /* JSON object text made by eb_headers_* (canonical), NULL: none */
     size_t headers_len;
-    int64_t ttl;              /* EB_TTL_UNSET: default */
+    int64_t ttl; /* EB_TTL_UNSET: default */
     bool has_id;
     uint8_t id[16];
 };
 
-struct eb_event *eb_event_create(const struct eb_draft *draft); /* copies; NULL when out of memory; seq 0, refs 1 */
+struct eb_event *
+eb_event_create(const struct eb_draft *draft); /* copies; NULL when out of memory; seq 0, refs 1 */
 struct eb_event *eb_event_ref(struct eb_event *event);
 void eb_event_unref(struct eb_event *event); /* NULL is fine */
 /** Past its ttl at @now_ms (PROTOCOL 1)? */
@@ -78,7 +80,8 @@ size_t eb_event_size(const struct eb_event *event);
  * Put @frame into the event's cache for @enc unless another thread was first; returns the cached one
  * with a reference for the caller, and takes over the caller's reference of @frame.
  */
-struct eb_frame *eb_event_cache_frame(struct eb_event *event, enum eb_encoding enc, struct eb_frame *frame);
+struct eb_frame *eb_event_cache_frame(struct eb_event *event, enum eb_encoding enc,
+                                      struct eb_frame *frame);
 /** The cached frame with a reference for the caller, or NULL. */
 struct eb_frame *eb_event_cached(struct eb_event *event, enum eb_encoding enc);
 
@@ -99,12 +102,12 @@ struct eb_header_entry {
 };
 
 struct eb_headers {
-    struct eb_buf buf;  /* the text, once asked for */
-    struct eb_buf raw;  /* the bytes of the entries, and of what they replaced */
-    unsigned entries;   /* in the order of their first appearance */
-    unsigned count;     /* those that count against the limits */
-    size_t bytes;       /* names and values that count against the limits */
-    size_t live;        /* bytes of raw in use */
+    struct eb_buf buf; /* the text, once asked for */
+    struct eb_buf raw; /* the bytes of the entries, and of what they replaced */
+    unsigned entries;  /* in the order of their first appearance */
+    unsigned count;    /* those that count against the limits */
+    size_t bytes;      /* names and values that count against the limits */
+    size_t live;       /* bytes of raw in use */
     unsigned max_count;
     struct eb_header_entry entry[EB_HEADERS_MAX_COUNT + 1]; /* one more: message-id */
 };

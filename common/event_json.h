@@ -31,7 +31,8 @@ int eb_draft_from_json(struct eb_draft *draft, struct eb_draft_memory *memory, s
 /** The ttl member at @tok (0 = absent → EB_TTL_UNSET); negative or not an integer: EB_INVALID_REQUEST. */
 int eb_ttl_from_json(int64_t *ret, const struct eb_json *json, uint32_t tok, struct eb_error *err);
 /** Checks every draft goes through, however it came (topic, '$', sizes, content type). 0 or -1 with @err. */
-int eb_draft_check(const struct eb_draft *draft, const struct eb_event_limits *limits, struct eb_error *err);
+int eb_draft_check(const struct eb_draft *draft, const struct eb_event_limits *limits,
+                   struct eb_error *err);
 
 struct eb_event_json_style {
     const char *type;    /* "event" to write "type" first, NULL for HTTP */

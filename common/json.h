@@ -18,7 +18,15 @@
 
 #define EB_JSON_DEPTH 32
 
-enum eb_json_type { EB_JSON_NULL, EB_JSON_FALSE, EB_JSON_TRUE, EB_JSON_NUMBER, EB_JSON_STRING, EB_JSON_ARRAY, EB_JSON_OBJECT };
+enum eb_json_type {
+    EB_JSON_NULL,
+    EB_JSON_FALSE,
+    EB_JSON_TRUE,
+    EB_JSON_NUMBER,
+    EB_JSON_STRING,
+    EB_JSON_ARRAY,
+    EB_JSON_OBJECT
+};
 
 /* Tokens in document order; a value's descendants follow it. In an object: name, value, name, value … */
 struct eb_json_token {
@@ -33,7 +41,7 @@ struct eb_json {
     size_t len;
     struct eb_json_token *tokens; /* owned; kept for reuse by the next parse */
     uint32_t count, cap;
-    struct eb_buf scratch;        /* unescaped strings; stable until the next parse (allocated up front) */
+    struct eb_buf scratch; /* unescaped strings; stable until the next parse (allocated up front) */
 };
 
 void eb_json_init(struct eb_json *json);

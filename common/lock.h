@@ -38,7 +38,10 @@ struct eb_lock {
 };
 
 /* For locks that live as long as the process. */
-#define EB_LOCK_INIT(rank_) {.mutex = PTHREAD_MUTEX_INITIALIZER, .rank = (rank_)}
+#define EB_LOCK_INIT(rank_)                                                                        \
+    {                                                                                              \
+        .mutex = PTHREAD_MUTEX_INITIALIZER, .rank = (rank_)                                        \
+    }
 
 void eb_lock_init(struct eb_lock *lock, enum eb_lock_rank rank);
 void eb_lock_finish(struct eb_lock *lock);

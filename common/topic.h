@@ -18,11 +18,12 @@
 
 struct eb_pattern {
     uint8_t len;
-    uint8_t literal;  /* bytes of the leading words that are literal: every match starts with them.
+    uint8_t literal; /* bytes of the leading words that are literal: every match starts with them.
                          With their dots ("a.b." of "a.b.*"), but "a.b" of "a.b.#", which matches "a.b" */
-    bool wild;        /* has '*' or '#' */
-    bool reserved;    /* its first word is literal and starts with '$' or '_': only then it reaches such topics */
-    bool lead_hash;   /* its first word is '#' or '*': lives in the wildcard shard */
+    bool wild;       /* has '*' or '#' */
+    bool
+        reserved; /* its first word is literal and starts with '$' or '_': only then it reaches such topics */
+    bool lead_hash; /* its first word is '#' or '*': lives in the wildcard shard */
     char text[EB_TOPIC_MAX + 1];
 };
 

@@ -69,8 +69,8 @@ static void draw_bar(const struct chat *chat, size_t received)
     if (chat->wanted < BAR_FROM || !isatty(STDERR_FILENO))
         return;
     int filled = (int)(received * BAR_WIDTH / chat->wanted);
-    fprintf(stderr, "\r[%.*s%*s] %3zu%%", filled, "########################################", BAR_WIDTH - filled, "",
-            received * 100 / chat->wanted);
+    fprintf(stderr, "\r[%.*s%*s] %3zu%%", filled, "########################################",
+            BAR_WIDTH - filled, "", received * 100 / chat->wanted);
     if (received == chat->wanted)
         fputc('\n', stderr);
 }
@@ -80,8 +80,10 @@ static int publish_all(struct chat *chat, eb_client *publisher)
     char text[64];
     for (size_t i = 1; i <= chat->wanted; i++) {
         int len = snprintf(text, sizeof text, "Message %zu", i);
-        eb_publication event = {.topic = "chat.stress", .payload = text, .payload_len = (size_t)len, .ttl_s = 3600};
-        int rc = eb_client_publish(publisher, &event, on_stored, chat); /* waits only while too many are in flight */
+        eb_publication event = {
+            .topic = "chat.stress", .payload = text, .payload_len = (size_t)len, .ttl_s = 3600};
+        int rc = eb_client_publish(publisher, &event, on_stored,
+                                   chat); /* waits only while too many are in flight */
         if (rc < 0)
             return fail("publish", eb_result_text(rc));
         if (i % 4096 == 0)
@@ -132,7 +134,8 @@ static int talk(struct chat *chat)
     int rc = open_client(chat, &chat->subscriber);
     if (rc == 0)
         rc = open_client(chat, &publisher);
-    if (rc == 0 && (rc = eb_client_subscribe(chat->subscriber, &options, WAIT_MS, &subscription)) < 0)
+    if (rc == 0 &&
+        (rc = eb_client_subscribe(chat->subscriber, &options, WAIT_MS, &subscription)) < 0)
         fail("subscribe", eb_result_text(rc));
     double started = now();
     if (rc == 0)
@@ -144,10 +147,13 @@ static int talk(struct chat *chat)
     eb_client_close(chat->subscriber, WAIT_MS); /* flushes the acknowledgements */
     if (rc < 0)
         return rc;
-    if (atomic_load(&chat->refused) || chat->out_of_order || atomic_load(&chat->acknowledged) != chat->wanted)
-        return fail("result", "some messages were refused, came out of order or could not be acknowledged");
+    if (atomic_load(&chat->refused) || chat->out_of_order ||
+        atomic_load(&chat->acknowledged) != chat->wanted)
+        return fail("result",
+                    "some messages were refused, came out of order or could not be acknowledged");
     printf("Subscriber received %zu messages\n", atomic_load(&chat->received));
-    printf("%.0f messages a second, published, stored, delivered and acknowledged\n", (double)chat->wanted / seconds);
+    printf("%.0f messages a second, published, stored, delivered and acknowledged\n",
+           (double)chat->wanted / seconds);
     return 0;
 }
 
@@ -161,7 +167,8 @@ static int start_broker(struct chat *chat, const char *storage, eb_broker **ret)
     eb_broker_config *config = eb_broker_config_create();
     int rc = -1;
     if (config && eb_broker_config_set(config, "listen", "127.0.0.1:0", err) == 0 &&
-        eb_broker_config_set(config, "db", chat->db, err) == 0 && eb_broker_config_set(config, "storage", storage, err) == 0)
+        eb_broker_config_set(config, "db", chat->db, err) == 0 &&
+        eb_broker_config_set(config, "storage", storage, err) == 0)
         rc = eb_broker_start(config, ret, err);
     eb_broker_config_destroy(config);
     if (rc < 0)
@@ -191,7 +198,8 @@ int main(int argc, char **argv)
     int opt;
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         char *end = "x";
-        if (opt == 'm' && (chat.wanted = strtoul(optarg, &end, 10), *end == '\0' && chat.wanted > 0))
+        if (opt == 'm' &&
+            (chat.wanted = strtoul(optarg, &end, 10), *end == '\0' && chat.wanted > 0))
             continue;
         if (opt != 's') {
             fprintf(stderr, "usage: chat_stress [--messages N] [--storage sqlite|memory]\n");

@@ -56,11 +56,13 @@ static int open_copy(struct sync *sync)
 {
     if (sqlite3_open(sync->path, &sync->db) != SQLITE_OK)
         return complain(sync->path, sqlite3_errmsg(sync->db));
-    return run_sql(sync->db, "PRAGMA journal_mode = WAL;"
-                             "PRAGMA synchronous = FULL;"
-                             "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL);"
-                             "CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1),"
-                             "                                  seq INTEGER NOT NULL, epoch TEXT NOT NULL);");
+    return run_sql(
+        sync->db,
+        "PRAGMA journal_mode = WAL;"
+        "PRAGMA synchronous = FULL;"
+        "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL);"
+        "CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1),"
+        "                                  seq INTEGER NOT NULL, epoch TEXT NOT NULL);");
 }
 
 static void read_cursor(sqlite3 *db, uint64_t *ret_seq, char ret_epoch[37])
@@ -105,7 +107,9 @@ static int apply(sqlite3 *db, const eb_message *message)
     else if (!json_object_is_type(name, json_type_string))
         complain(message->topic, "event without a username, passed over");
     else
-        rc = run_bound(db, "INSERT INTO users(id, username) VALUES (?, ?) ON CONFLICT(id) DO UPDATE SET username = excluded.username",
+        rc = run_bound(db,
+                       "INSERT INTO users(id, username) VALUES (?, ?) ON CONFLICT(id) DO UPDATE "
+                       "SET username = excluded.username",
                        json_object_get_int64(id), json_object_get_string(name));
     json_object_put(user);
     return rc;
@@ -118,7 +122,9 @@ static int handle(sqlite3 *db, const eb_message *message, const char *epoch)
         return -1;
     int rc = apply(db, message);
     if (rc == 0)
-        rc = run_bound(db, "INSERT INTO cursor VALUES (1, ?, ?) ON CONFLICT(one) DO UPDATE SET seq = excluded.seq, epoch = excluded.epoch",
+        rc = run_bound(db,
+                       "INSERT INTO cursor VALUES (1, ?, ?) ON CONFLICT(one) DO UPDATE SET seq = "
+                       "excluded.seq, epoch = excluded.epoch",
                        (int64_t)message->seq, epoch);
     if (rc == 0)
         rc = run_sql(db, "COMMIT");
@@ -130,8 +136,8 @@ static int handle(sqlite3 *db, const eb_message *message, const char *epoch)
 static void on_gap(void *user, eb_subscription *subscription, const eb_gap_info *gap)
 {
     (void)user, (void)subscription;
-    fprintf(stderr, "user_sync: events %" PRIu64 " to %" PRIu64 " of %s may be missing (%s)\n", gap->from_seq, gap->to_seq,
-            gap->pattern, gap->reason);
+    fprintf(stderr, "user_sync: events %" PRIu64 " to %" PRIu64 " of %s may be missing (%s)\n",
+            gap->from_seq, gap->to_seq, gap->pattern, gap->reason);
 }
 
 static void on_state(void *user, eb_client_state state, const char *why)
@@ -198,11 +204,15 @@ static struct json_object *list_users(const char *path)
     sqlite3_stmt *stmt = NULL;
     struct json_object *list = json_object_new_array();
     if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK &&
-        sqlite3_prepare_v2(db, "SELECT id, username FROM users ORDER BY id", -1, &stmt, NULL) == SQLITE_OK) {
+        sqlite3_prepare_v2(db, "SELECT id, username FROM users ORDER BY id", -1, &stmt, NULL) ==
+            SQLITE_OK) {
         while (sqlite3_step(stmt) == SQLITE_ROW) {
             struct json_object *user = json_object_new_object();
-            json_object_object_add(user, "id", json_object_new_int64(sqlite3_column_int64(stmt, 0)));
-            json_object_object_add(user, "username", json_object_new_string((const char *)sqlite3_column_text(stmt, 1)));
+            json_object_object_add(user, "id",
+                                   json_object_new_int64(sqlite3_column_int64(stmt, 0)));
+            json_object_object_add(
+                user, "username",
+                json_object_new_string((const char *)sqlite3_column_text(stmt, 1)));
             json_object_array_add(list, user);
         }
     }
@@ -211,14 +221,17 @@ static struct json_object *list_users(const char *path)
     return list;
 }
 
-static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
-                              const char *version, const char *upload, size_t *upload_size, void **req_cls)
+static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, const char *url,
+                              const char *method, const char *version, const char *upload,
+                              size_t *upload_size, void **req_cls)
 {
     const struct sync *sync = cls;
     (void)version, (void)upload, (void)upload_size, (void)req_cls;
     if (strcmp(method, "GET") != 0 || strcmp(url, "/users") != 0) {
-        static char nothing[] = "{\"title\":\"Not found\",\"status\":404,\"detail\":\"there is only GET /users\"}";
-        struct MHD_Response *response = MHD_create_response_from_buffer(strlen(nothing), nothing, MHD_RESPMEM_PERSISTENT);
+        static char nothing[] =
+            "{\"title\":\"Not found\",\"status\":404,\"detail\":\"there is only GET /users\"}";
+        struct MHD_Response *response =
+            MHD_create_response_from_buffer(strlen(nothing), nothing, MHD_RESPMEM_PERSISTENT);
         MHD_add_response_header(response, "Content-Type", "application/problem+json");
         enum MHD_Result rc = MHD_queue_response(connection, MHD_HTTP_NOT_FOUND, response);
         MHD_destroy_response(response);
@@ -226,7 +239,8 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
     }
     struct json_object *users = list_users(sync->path);
     const char *text = json_object_to_json_string_ext(users, JSON_C_TO_STRING_PLAIN);
-    struct MHD_Response *response = MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_MUST_COPY);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_MUST_COPY);
     MHD_add_response_header(response, "Content-Type", "application/json");
     enum MHD_Result rc = MHD_queue_response(connection, MHD_HTTP_OK, response);
     MHD_destroy_response(response);
@@ -236,14 +250,19 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
 
 static struct MHD_Daemon *serve(struct sync *sync)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)sync->port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    return MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL, answer, sync, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_END);
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)sync->port),
+                                  .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    return MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD, 0, NULL, NULL, answer, sync,
+                            MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_END);
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"url", required_argument, NULL, 'u'}, {"db", required_argument, NULL, 'd'}, {"port", required_argument, NULL, 'p'}, {0}};
+    static const struct option options[] = {{"url", required_argument, NULL, 'u'},
+                                            {"db", required_argument, NULL, 'd'},
+                                            {"port", required_argument, NULL, 'p'},
+                                            {0}};
     struct sync sync = {.url = "ws://127.0.0.1:3000/ws", .path = "users_copy.db", .port = 5000};
     int opt;
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {

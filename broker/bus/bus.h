@@ -34,13 +34,14 @@ struct eb_bus;
 struct eb_session;
 
 struct eb_bus_config {
-    unsigned readers;             /* reader threads, default 4 */
-    int64_t default_ttl;          /* seconds, 0 = none */
+    unsigned readers;    /* reader threads, default 4 */
+    int64_t default_ttl; /* seconds, 0 = none */
     size_t max_batch;
     struct eb_event_limits limits;
     size_t queue_events, queue_bytes; /* channel_capacity and its bound in bytes */
-    unsigned max_subscriptions;   /* per session */
-    size_t max_open_bytes;        /* per session: events submitted and not yet done (eb_session_wait_room); 0: no bound */
+    unsigned max_subscriptions;       /* per session */
+    size_t
+        max_open_bytes; /* per session: events submitted and not yet done (eb_session_wait_room); 0: no bound */
     bool auto_ack;
 };
 
@@ -67,14 +68,14 @@ uint64_t eb_bus_visible(struct eb_bus *bus);
  * destroyed by whoever wants its result last.
  */
 struct eb_publish {
-    struct eb_op op;               /* op.err, op.results; op.user is the bus's */
-    struct eb_session *session;    /* one reference if set: nothing more is done with it here */
+    struct eb_op op;            /* op.err, op.results; op.user is the bus's */
+    struct eb_session *session; /* one reference if set: nothing more is done with it here */
     void (*done)(struct eb_publish *publish); /* as eb_op.done */
     void *user;
     bool batch;
-    char id_text[192];             /* room for the request's `id` as it came: the net's */
+    char id_text[192]; /* room for the request's `id` as it came: the net's */
     uint8_t id_len;
-    struct eb_event *event1;       /* storage of the usual count 1 */
+    struct eb_event *event1; /* storage of the usual count 1 */
     struct eb_op_result result1;
 };
 /**
@@ -84,7 +85,8 @@ struct eb_publish {
 struct eb_publish *eb_publish_create(size_t max);
 void eb_publish_destroy(struct eb_publish *publish);
 /** Check the draft, fill in default ttl and id, copy it. -1 with @err (its index is the member's for a batch). */
-int eb_publish_add(struct eb_bus *bus, struct eb_publish *publish, const struct eb_draft *draft, struct eb_error *err);
+int eb_publish_add(struct eb_bus *bus, struct eb_publish *publish, const struct eb_draft *draft,
+                   struct eb_error *err);
 /** Submit. From then on @publish belongs to the store until `done`. An empty batch completes like any other. */
 void eb_bus_publish(struct eb_bus *bus, struct eb_publish *publish);
 
@@ -102,9 +104,11 @@ struct eb_gap {
  * no lock held, and return a frame with one reference (NULL: nothing is to be sent, or out of memory).
  */
 struct eb_session_ops {
-    struct eb_frame *(*event)(struct eb_session *session, struct eb_event *event, const char *pattern /* replaying, or NULL */);
+    struct eb_frame *(*event)(struct eb_session *session, struct eb_event *event,
+                              const char *pattern /* replaying, or NULL */);
     struct eb_frame *(*gap)(struct eb_session *session, const struct eb_gap *gap);
-    struct eb_frame *(*live)(struct eb_session *session, const char *pattern /* NULL with one_subscription */, uint64_t seq);
+    struct eb_frame *(*live)(struct eb_session *session,
+                             const char *pattern /* NULL with one_subscription */, uint64_t seq);
     /* The queue has something to send, or the session was closed by the bus. No lock held but the commit lock at most. */
     void (*wake)(struct eb_session *session);
     /* Last reference gone: free user's memory. Any thread, no lock held but the commit lock at most. */
@@ -115,8 +119,8 @@ struct eb_session_ops {
  * One reference for the caller. @one_subscription: several patterns are one subscription, in one stream
  * that is *not* marked with `pattern` while it replays (SSE, embedded): see eb_subscribe.patterns.
  */
-int eb_session_create(struct eb_bus *bus, const struct eb_session_ops *ops, void *user, bool one_subscription,
-                      struct eb_session **ret);
+int eb_session_create(struct eb_bus *bus, const struct eb_session_ops *ops, void *user,
+                      bool one_subscription, struct eb_session **ret);
 struct eb_session *eb_session_ref(struct eb_session *session);
 void eb_session_unref(struct eb_session *session);
 void *eb_session_user(struct eb_session *session);
@@ -132,14 +136,15 @@ bool eb_session_legacy(struct eb_session *session);
 void eb_session_close(struct eb_session *session);
 
 struct eb_subscribe {
-    struct eb_op op;              /* bus's own */
-    struct eb_session *session;   /* a reference, taken by eb_bus_subscribe, dropped after done */
-    const struct eb_pattern *patterns; /* borrowed until done; 1, or several for a session with one_subscription */
+    struct eb_op op;            /* bus's own */
+    struct eb_session *session; /* a reference, taken by eb_bus_subscribe, dropped after done */
+    const struct eb_pattern
+        *patterns; /* borrowed until done; 1, or several for a session with one_subscription */
     size_t count;
-    bool replay;                  /* starting_seq was given */
+    bool replay; /* starting_seq was given */
     uint64_t starting_seq;
     bool pending_only;
-    bool has_epoch;               /* the epoch text as the client gave it */
+    bool has_epoch; /* the epoch text as the client gave it */
     char epoch[40];
     /* results */
     struct eb_error err;
@@ -150,7 +155,8 @@ struct eb_subscribe {
     char id_text[192];
     uint8_t id_len;
 };
-void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session, struct eb_subscribe *subscribe);
+void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session,
+                      struct eb_subscribe *subscribe);
 
 struct eb_request { /* unsubscribe and ack: small enough to share a form */
     struct eb_op op;
@@ -183,7 +189,8 @@ void eb_session_reply_bytes(struct eb_session *session, const void *data, size_t
  * Take up to @max items off the head, in order. Returns how many. The items count as unsent until
  * eb_session_sent or eb_session_putback. One thread at a time (the holder of the transport's sending right).
  */
-size_t eb_session_take(struct eb_session *session, struct eb_out *items, size_t max, size_t max_bytes);
+size_t eb_session_take(struct eb_session *session, struct eb_out *items, size_t max,
+                       size_t max_bytes);
 /** The kernel took these whole: drops references, counts, auto_ack, schedules streams that waited for room. */
 void eb_session_sent(struct eb_session *session, struct eb_out *items, size_t count);
 /** Back to the head in their old order. */
@@ -195,7 +202,7 @@ struct eb_session_state {
     unsigned open;                      /* requests submitted and not yet done */
     unsigned subscriptions, replaying;
     bool lagging, closed;
-    uint64_t delivered;                 /* events sent */
+    uint64_t delivered; /* events sent */
     uint64_t cursor;
 };
 void eb_session_state(struct eb_session *session, struct eb_session_state *ret);
@@ -204,21 +211,22 @@ void eb_session_state(struct eb_session *session, struct eb_session_state *ret);
  * answers unsent, or the session
  * is closed, or the deadline (eb_mono_ms, <0: none). Returns 0, -ETIMEDOUT or -ECANCELED (closed).
  */
-int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes, int64_t deadline_ms);
+int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes,
+                         int64_t deadline_ms);
 
 /* ---- one-off reads on the reader pool ---- */
 
 struct eb_read {
-    struct eb_read *next;  /* the pool's */
+    struct eb_read *next; /* the pool's */
     enum { EB_READ_PAGE, EB_READ_EVENT, EB_READ_TOPICS } kind;
     /* page: the same rules as a subscription's replay, gaps included */
     struct eb_pattern *patterns;
     size_t count;
-    uint64_t from;         /* starting_seq; page, event */
+    uint64_t from; /* starting_seq; page, event */
     size_t limit, max_bytes;
     bool has_epoch;
     char epoch[40];
-    const char *after;     /* topics */
+    const char *after; /* topics */
     /* results */
     struct eb_error err;
     struct eb_page page;
@@ -236,14 +244,15 @@ void eb_read_finish(struct eb_read *read);
 /* ---- what is there ---- */
 
 struct eb_subscription_info {
-    uint64_t session;      /* its number */
+    uint64_t session; /* its number */
     char pattern[EB_TOPIC_MAX + 1];
-    const char *state;     /* "live", "lagging", "replaying" */
+    const char *state; /* "live", "lagging", "replaying" */
     uint64_t cursor;
 };
 uint64_t eb_session_number(struct eb_session *session); /* unique in this process, from 1 */
 /** Subscriptions of sessions numbered above @after; whole sessions only, stops at @max rows. Malloc'd; returns count. */
-size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max, struct eb_subscription_info **ret);
+size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
+                            struct eb_subscription_info **ret);
 
 struct eb_bus_counters {
     uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;

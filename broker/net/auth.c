@@ -79,7 +79,8 @@ int eb_policy_create(const struct eb_net_config *config, struct eb_policy **ret)
     while (config->tokens && config->tokens[policy->digest_count])
         policy->digest_count++;
     policy->digests = calloc(policy->digest_count + 1, sizeof(*policy->digests));
-    if (!policy->digests || !policy->limits_json || copy_list(config->allowed_origins, &policy->allowed_origins) < 0 ||
+    if (!policy->digests || !policy->limits_json ||
+        copy_list(config->allowed_origins, &policy->allowed_origins) < 0 ||
         copy_list(config->cors_origins, &policy->cors_origins) < 0) {
         policy_free(policy);
         return -ENOMEM;

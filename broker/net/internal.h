@@ -13,7 +13,8 @@ struct eb_http_request; /* one per request, libmicrohttpd's req_cls; http.c */
 /* ---- ws.c, owned by the WebSocket side ---- */
 
 struct eb_ws_side; /* all WebSockets of a net, its flushers and keeper */
-int eb_ws_side_create(struct eb_net *net, const struct eb_net_config *config, struct eb_bus *bus, struct eb_ws_side **ret);
+int eb_ws_side_create(struct eb_net *net, const struct eb_net_config *config, struct eb_bus *bus,
+                      struct eb_ws_side **ret);
 void eb_ws_side_reconfigure(struct eb_ws_side *side, const struct eb_net_config *config);
 /**
  * Answer an upgrade request that auth.c has let through (method, path, Host, Origin and token are checked): validates
@@ -27,24 +28,27 @@ void eb_ws_side_stop(struct eb_ws_side *side, int close_code, int64_t deadline_m
 void eb_ws_side_destroy(struct eb_ws_side *side);
 
 struct eb_ws_counters {
-    uint64_t connections, connections_total, refused_total, messages_in, bytes_in, frames_out, bytes_out, sends;
-    uint64_t pings, pong_timeouts, idle_closed, stall_closed, bad_requests, legacy_connections, legacy_unsent;
+    uint64_t connections, connections_total, refused_total, messages_in, bytes_in, frames_out,
+        bytes_out, sends;
+    uint64_t pings, pong_timeouts, idle_closed, stall_closed, bad_requests, legacy_connections,
+        legacy_unsent;
     uint64_t protocol_errors, rate_limited;
 };
 void eb_ws_counters(struct eb_ws_side *side, struct eb_ws_counters *ret);
 
 struct eb_connection_info {
-    uint64_t session; /* eb_session_number */
+    uint64_t session;      /* eb_session_number */
     const char *transport; /* "websocket" */
     const char *protocol;  /* "eventbus.json.v1", "legacy" … */
     char peer[64];
-    int64_t connected_ms;  /* wall clock */
+    int64_t connected_ms; /* wall clock */
     unsigned subscriptions;
     uint64_t delivered, queued_events, queued_bytes;
     bool lagging;
 };
 /** WebSockets with a session number above @after, rising; malloc'd; returns how many (<= max). */
-size_t eb_ws_connections(struct eb_ws_side *side, uint64_t after, size_t max, struct eb_connection_info **ret);
+size_t eb_ws_connections(struct eb_ws_side *side, uint64_t after, size_t max,
+                         struct eb_connection_info **ret);
 
 /* ---- shared by HTTP and WebSocket (http.c) ---- */
 
@@ -55,8 +59,9 @@ size_t eb_ws_connections(struct eb_ws_side *side, uint64_t after, size_t max, st
 bool eb_net_place_take(struct eb_net *net);
 void eb_net_place_give(struct eb_net *net);
 /** Queue an application/problem+json answer with the headers each error needs (Allow, Retry-After, CORS). */
-enum MHD_Result eb_http_problem(struct eb_net *net, struct MHD_Connection *connection, enum eb_code code,
-                                const char *detail, ...) __attribute__((format(printf, 4, 5)));
+enum MHD_Result eb_http_problem(struct eb_net *net, struct MHD_Connection *connection,
+                                enum eb_code code, const char *detail, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* ---- a token bucket for publish_rate (rate.c); one thread at a time ---- */
 struct eb_rate {

@@ -17,20 +17,21 @@ struct eb_net;
 
 /* Strings and lists are copied. Lists are NULL-terminated or NULL. Times are milliseconds. */
 struct eb_net_config {
-    const char *ws_path;             /* "/ws" */
+    const char *ws_path; /* "/ws" */
     size_t max_message;
-    unsigned max_connections;        /* WebSockets and SSE streams together */
-    unsigned max_http_connections;   /* libmicrohttpd's own limit lies above max_connections by this much */
-    double publish_rate;             /* events a second and connection; 0 = off */
+    unsigned max_connections; /* WebSockets and SSE streams together */
+    unsigned
+        max_http_connections; /* libmicrohttpd's own limit lies above max_connections by this much */
+    double publish_rate;      /* events a second and connection; 0 = off */
     int64_t ping_interval_ms, idle_timeout_ms, stall_timeout_ms, request_timeout_ms, sse_comment_ms;
-    size_t max_unsent_answers;       /* bytes, per connection */
-    unsigned max_open_requests;      /* per connection */
+    size_t max_unsent_answers;  /* bytes, per connection */
+    unsigned max_open_requests; /* per connection */
     const char *const *allowed_origins;
     const char *const *cors_origins;
-    const char *const *tokens;       /* NULL: no token is asked for */
+    const char *const *tokens; /* NULL: no token is asked for */
     bool insecure;
-    bool pages;                      /* serve `/` and its static files */
-    unsigned flushers;               /* default 2 */
+    bool pages;        /* serve `/` and its static files */
+    unsigned flushers; /* default 2 */
     /* for /v1/stats: `limits` as one JSON object text, made by the broker from its settings table */
     const char *limits_json;
 };
@@ -57,9 +58,9 @@ void eb_net_destroy(struct eb_net *net);
 /* ---- a host's own daemon (embedding) ---- */
 
 /** Serve one request of a host's daemon; the three functions have the form that libmicrohttpd wants. */
-enum MHD_Result eb_net_handle(struct eb_net *net, struct MHD_Connection *connection, const char *url,
-                              const char *method, const char *version, const char *upload_data,
-                              size_t *upload_data_size, void **req_cls);
+enum MHD_Result eb_net_handle(struct eb_net *net, struct MHD_Connection *connection,
+                              const char *url, const char *method, const char *version,
+                              const char *upload_data, size_t *upload_data_size, void **req_cls);
 void eb_net_completed(struct eb_net *net, struct MHD_Connection *connection, void **req_cls,
                       enum MHD_RequestTerminationCode why);
 /** MHD_OPTION_URI_LOG_CALLBACK: keeps the raw URI, so that %2F in a topic is not split. */

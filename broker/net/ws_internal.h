@@ -90,58 +90,59 @@ void eb_ws_id_drop(char room[EB_WS_ID_INLINE], uint8_t *room_len);
  * The bits of a connection's `state`: who may use the socket, and who gives it back (W1-W3 in ws_conn.c).
  */
 enum {
-    EB_CONN_DIRTY = 1, /* its flusher has it: on the list, being flushed, or waiting for room in the socket */
+    EB_CONN_DIRTY =
+        1, /* its flusher has it: on the list, being flushed, or waiting for room in the socket */
     EB_CONN_AGAIN = 2, /* something was queued since the flusher looked */
     EB_CONN_DEAD = 4,  /* its thread is through with it */
 };
 
 /* [I] immutable once the thread runs  [a] atomic  [L] lock  [C] the side's lock  [T] its thread  [F] its flusher */
 struct eb_ws_conn {
-    struct eb_ws_side *side;    /* [I] */
-    struct eb_session *session; /* [I] one reference until the socket is given back */
-    const char *protocol;       /* [I] the chosen subprotocol, or NULL */
-    struct eb_flusher *flusher; /* [I] */
-    struct eb_ws_conn *next, *prev; /* [C] the registry */
-    int fd;                                  /* [I] */
-    struct MHD_UpgradeResponseHandle *urh;   /* [I] */
-    uint64_t number;                         /* [I] the session's */
-    int64_t connected_ms, born_ms;           /* [I] wall clock, monotonic */
-    char peer[64];                           /* [I] */
-    bool asked;                              /* [I] for a subprotocol */
-    struct eb_buf early;                     /* [T] bytes that came with the handshake */
-    size_t early_used;                       /* [T] */
+    struct eb_ws_side *side;               /* [I] */
+    struct eb_session *session;            /* [I] one reference until the socket is given back */
+    const char *protocol;                  /* [I] the chosen subprotocol, or NULL */
+    struct eb_flusher *flusher;            /* [I] */
+    struct eb_ws_conn *next, *prev;        /* [C] the registry */
+    int fd;                                /* [I] */
+    struct MHD_UpgradeResponseHandle *urh; /* [I] */
+    uint64_t number;                       /* [I] the session's */
+    int64_t connected_ms, born_ms;         /* [I] wall clock, monotonic */
+    char peer[64];                         /* [I] */
+    bool asked;                            /* [I] for a subprotocol */
+    struct eb_buf early;                   /* [T] bytes that came with the handshake */
+    size_t early_used;                     /* [T] */
 
-    atomic_uint state;                       /* [a] EB_CONN_* */
-    struct eb_ws_conn *flush_next;           /* flusher's lock: its list */
+    atomic_uint state;             /* [a] EB_CONN_* */
+    struct eb_ws_conn *flush_next; /* flusher's lock: its list */
 
-    struct eb_lock lock;                     /* rank LEAF */
-    struct eb_ws_control control;            /* [L] */
+    struct eb_lock lock;          /* rank LEAF */
+    struct eb_ws_control control; /* [L] */
     bool fail;           /* [L] shut the socket's sending side as soon as the close frame is out */
     bool close_sent;     /* [L] */
     bool close_received; /* [L] */
     pthread_cond_t closed; /* [L] signalled when the close frame is out */
 
-    atomic_bool legacy;        /* [a] the older client (PROTOCOL 2.5) */
-    atomic_bool closing;       /* [a] no request is carried out any more */
-    atomic_bool waiting;       /* [a] its thread waits for room: pongs cannot be seen */
-    atomic_llong received_ms;  /* [a] last bytes from the peer */
-    atomic_llong blocked_ms;   /* [a] since when the socket has taken nothing; 0: it takes */
-    atomic_llong close_by_ms;  /* [a] end of patience once closing; 0: none */
-    int64_t pinged_ms;         /* [C] the keeper's: last ping, 0 none since the last answer */
-    int64_t next_ping_ms;      /* [C] the keeper's */
-    int outq;                  /* [C] the keeper's: bytes in the kernel when last looked at while blocked */
+    atomic_bool legacy;       /* [a] the older client (PROTOCOL 2.5) */
+    atomic_bool closing;      /* [a] no request is carried out any more */
+    atomic_bool waiting;      /* [a] its thread waits for room: pongs cannot be seen */
+    atomic_llong received_ms; /* [a] last bytes from the peer */
+    atomic_llong blocked_ms;  /* [a] since when the socket has taken nothing; 0: it takes */
+    atomic_llong close_by_ms; /* [a] end of patience once closing; 0: none */
+    int64_t pinged_ms;        /* [C] the keeper's: last ping, 0 none since the last answer */
+    int64_t next_ping_ms;     /* [C] the keeper's */
+    int outq; /* [C] the keeper's: bytes in the kernel when last looked at while blocked */
 
-    bool want_out;             /* [F] waits for EPOLLOUT */
-    bool registered;           /* [F] known to the flusher's epoll */
-    bool have_part;            /* [F] */
-    size_t part_off;           /* [F] */
-    struct { /* [F] the frame the kernel has a part of */
+    bool want_out;   /* [F] waits for EPOLLOUT */
+    bool registered; /* [F] known to the flusher's epoll */
+    bool have_part;  /* [F] */
+    size_t part_off; /* [F] */
+    struct {         /* [F] the frame the kernel has a part of */
         struct eb_frame *frame;
         uint64_t seq;
     } part;
 
-    bool decided;              /* [T] the first request was seen: legacy or not */
-    struct eb_rate rate;       /* [T] */
+    bool decided;                /* [T] the first request was seen: legacy or not */
+    struct eb_rate rate;         /* [T] */
     struct eb_ws_reader *reader; /* [T] made when the first frame comes, ws_read.c */
 };
 
@@ -190,11 +191,13 @@ int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, con
  */
 char *eb_ws_seal(struct eb_buf *buf, size_t *ret_len);
 void eb_ws_headroom(struct eb_buf *buf);
-struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event *event, const char *pattern);
+struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event *event,
+                                    const char *pattern);
 struct eb_frame *eb_ws_encode_gap(struct eb_session *session, const struct eb_gap *gap);
 struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *pattern, uint64_t seq);
 /** The texts behind them, for tests: the event of 2.2 as a whole text frame. */
-struct eb_frame *eb_ws_event_frame(const struct eb_event *event, const char *pattern, bool payload_array);
+struct eb_frame *eb_ws_event_frame(const struct eb_event *event, const char *pattern,
+                                   bool payload_array);
 
 /* ---- flusher.c ---- */
 
@@ -220,7 +223,12 @@ void eb_keeper_destroy(struct eb_keeper *keeper);
  * the client vanishes before its 101 is out, and then never calls the upgrade handler: after a while the thread is
  * let go, and the object stays behind for much longer than libmicrohttpd keeps a silent connection.
  */
-enum eb_ws_pending_state { EB_PENDING_WAITS, EB_PENDING_GO, EB_PENDING_REFUSED, EB_PENDING_ABANDONED };
+enum eb_ws_pending_state {
+    EB_PENDING_WAITS,
+    EB_PENDING_GO,
+    EB_PENDING_REFUSED,
+    EB_PENDING_ABANDONED
+};
 struct eb_ws_pending {
     struct eb_ws_pending *next, *prev; /* [C] */
     struct eb_ws_side *side;           /* [I] */
@@ -231,22 +239,24 @@ struct eb_ws_pending {
 };
 
 struct eb_ws_side {
-    struct eb_net *net;   /* [I] */
-    struct eb_bus *bus;   /* [I] */
+    struct eb_net *net;           /* [I] */
+    struct eb_bus *bus;           /* [I] */
     struct eb_flusher **flushers; /* [I] */
     unsigned flusher_count;       /* [I] */
     atomic_uint next_flusher;     /* [a] */
     struct eb_keeper *keeper;     /* [I] */
 
     struct eb_lock lock; /* rank CONNECTIONS: the registry and what is pending */
-    struct eb_ws_conn *first, *last; /* [C] running connections, by session number; their sockets are valid */
-    unsigned running;                /* [C] */
-    struct eb_ws_pending *pending;   /* [C] */
-    atomic_bool stopping;            /* [a] */
+    struct eb_ws_conn *first,
+        *last;        /* [C] running connections, by session number; their sockets are valid */
+    unsigned running; /* [C] */
+    struct eb_ws_pending *pending; /* [C] */
+    atomic_bool stopping;          /* [a] */
 
     struct eb_lock count_lock; /* rank LEAF */
     pthread_cond_t none;       /* signalled when `alive` falls to 0 */
-    unsigned alive;            /* [count_lock] connections whose memory is there: from upgrade to last reference */
+    unsigned
+        alive; /* [count_lock] connections whose memory is there: from upgrade to last reference */
 
     /* Limits, which may change at run time. [a] */
     atomic_size_t max_message, max_unsent_answers;

@@ -24,7 +24,8 @@ struct eb_engine_start {
 /* An id that is inside the dedupe window: of a retained event, or of one deleted meanwhile. */
 typedef void eb_engine_id_fn(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp);
 
-struct eb_engine_figures { /* plain numbers, kept by the engine, copied under its own EB_RANK_STORE_STATE lock */
+struct
+    eb_engine_figures { /* plain numbers, kept by the engine, copied under its own EB_RANK_STORE_STATE lock */
     uint64_t first_seq, deleted_upto, events, bytes, wal_bytes, topics, acked;
     uint64_t wal_pending_bytes; /* what checkpoints still have to bring into the file */
 };
@@ -32,8 +33,8 @@ struct eb_engine_figures { /* plain numbers, kept by the engine, copied under it
 /* One short turn of deletion. Zeroes: nothing of that kind. */
 struct eb_trim_request {
     int64_t now_ms;
-    int64_t age_ms;           /* delete the prefix older than this */
-    uint64_t max_bytes;       /* delete the prefix until the log is no larger */
+    int64_t age_ms;     /* delete the prefix older than this */
+    uint64_t max_bytes; /* delete the prefix until the log is no larger */
     uint64_t max_events;
     int64_t acked_ms;         /* -1 off; delete single events acknowledged for longer */
     int64_t dedupe_window_ms; /* ids of deleted events younger than this are kept in `gone` */
@@ -41,7 +42,7 @@ struct eb_trim_request {
 };
 struct eb_trim_result {
     uint64_t expired, retained_out, acked_out; /* deleted in this turn, by reason */
-    bool more;                /* the turn ended at its bound */
+    bool more;                                 /* the turn ended at its bound */
 };
 
 struct eb_engine_ops {
@@ -49,11 +50,14 @@ struct eb_engine_ops {
 
     /* [C] one transaction: begin, any of append/ack/trim, then commit or rollback. */
     int (*begin)(struct eb_engine *engine);
-    int (*append)(struct eb_engine *engine, struct eb_event *event); /* seq, timestamp, ttl, id set */
-    int (*ack)(struct eb_engine *engine, uint64_t seq, int64_t now_ms); /* of a deleted or acked event: 0 */
-    int (*commit)(struct eb_engine *engine);   /* durable as configured when it returns 0 */
+    int (*append)(struct eb_engine *engine,
+                  struct eb_event *event); /* seq, timestamp, ttl, id set */
+    int (*ack)(struct eb_engine *engine, uint64_t seq,
+               int64_t now_ms);                 /* of a deleted or acked event: 0 */
+    int (*commit)(struct eb_engine *engine);    /* durable as configured when it returns 0 */
     void (*rollback)(struct eb_engine *engine); /* also after a failed commit */
-    int (*trim)(struct eb_engine *engine, const struct eb_trim_request *request, struct eb_trim_result *ret);
+    int (*trim)(struct eb_engine *engine, const struct eb_trim_request *request,
+                struct eb_trim_result *ret);
     /* [C] between transactions: checkpoint and give free pages back, one bounded step. May be NULL. */
     int (*tidy)(struct eb_engine *engine, bool *ret_more);
     /*
@@ -72,11 +76,13 @@ struct eb_engine_ops {
     int (*page)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
                 const struct eb_page_request *request, struct eb_page *ret);
     int (*event)(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret);
-    int (*topics)(struct eb_engine *engine, void *reader, const char *after, struct eb_topic_info *out, size_t max);
+    int (*topics)(struct eb_engine *engine, void *reader, const char *after,
+                  struct eb_topic_info *out, size_t max);
 
     /* [A] */
     void (*figures)(struct eb_engine *engine, struct eb_engine_figures *ret);
-    const char *(*trouble)(struct eb_engine *engine); /* the last failure in words; static or engine-owned */
+    const char *(*trouble)(
+        struct eb_engine *engine); /* the last failure in words; static or engine-owned */
 };
 
 /* Counters that engines bump where they happen (all atomic, relaxed). */
@@ -85,22 +91,24 @@ struct eb_engine_counters {
 };
 
 int eb_engine_sqlite_open(const struct eb_store_config *config, struct eb_engine_counters *counters,
-                          struct eb_engine **ret, struct eb_engine_start *ret_start, struct eb_error *err);
+                          struct eb_engine **ret, struct eb_engine_start *ret_start,
+                          struct eb_error *err);
 int eb_engine_memory_open(const struct eb_store_config *config, struct eb_engine_counters *counters,
-                          struct eb_engine **ret, struct eb_engine_start *ret_start, struct eb_error *err);
+                          struct eb_engine **ret, struct eb_engine_start *ret_start,
+                          struct eb_error *err);
 
 /* ---- selection.c: shared by both engines ---- */
 
 struct eb_selection {
     struct eb_pattern *patterns;
     size_t count;
-    bool all;               /* some pattern is "#": everything but reserved topics */
+    bool all; /* some pattern is "#": everything but reserved topics */
     /* SQLite's: ids of the matching topics, known for all topic ids <= upto; `many` = too many to list, scan instead */
     uint32_t *ids;
     size_t id_count, id_cap;
     uint32_t upto;
     bool many;
-    void *engine_state;     /* freed with free() */
+    void *engine_state; /* freed with free() */
 };
 
 /* ---- page.c: shared by both engines ---- */

@@ -35,32 +35,32 @@ struct eb_selection;
 enum eb_durability { EB_DURABILITY_FSYNC, EB_DURABILITY_OS };
 
 struct eb_store_config {
-    const char *path;          /* NULL: storage = memory */
-    const char *vfs;           /* SQLite VFS by name; NULL: the default one (tests put theirs here) */
+    const char *path; /* NULL: storage = memory */
+    const char *vfs;  /* SQLite VFS by name; NULL: the default one (tests put theirs here) */
     enum eb_durability durability;
-    size_t memory_bytes;       /* storage = memory: size of the ring */
+    size_t memory_bytes; /* storage = memory: size of the ring */
     int64_t dedupe_window_ms;
     size_t dedupe_max;
-    int64_t retention_age_ms;  /* 0 = off, here and below */
+    int64_t retention_age_ms; /* 0 = off, here and below */
     uint64_t retention_bytes;
     uint64_t retention_events;
     int64_t acked_retention_ms; /* -1 = off; 0 deletes what is acknowledged at the next turn */
-    uint64_t min_free;         /* bytes */
-    bool new_epoch;            /* --new-epoch */
+    uint64_t min_free;          /* bytes */
+    bool new_epoch;             /* --new-epoch */
     size_t group_events, group_bytes; /* bounds of one transaction; 0: 4096 and 8 MiB */
 };
 
 enum eb_op_kind {
-    EB_OP_PUBLISH, /* events[0..count) stored whole or not at all */
-    EB_OP_ACK,     /* plain ack of seq */
+    EB_OP_PUBLISH,  /* events[0..count) stored whole or not at all */
+    EB_OP_ACK,      /* plain ack of seq */
     EB_OP_AUTO_ACK, /* marks seqs acknowledged, not answered: seqs[0..count) */
-    EB_OP_FENCE,   /* no row: only a place in the order */
+    EB_OP_FENCE,    /* no row: only a place in the order */
 };
 
 struct eb_op_result {
     uint64_t seq;
     bool duplicate;
-    bool fresh;   /* duplicate: of an event of this same op (nothing to compare outside) */
+    bool fresh; /* duplicate: of an event of this same op (nothing to compare outside) */
 };
 
 /*
@@ -70,14 +70,14 @@ struct eb_op_result {
 struct eb_op {
     struct eb_op *next;
     enum eb_op_kind kind;
-    uint32_t count;                /* publish, auto_ack */
-    struct eb_event **events;      /* publish: each one's seq and timestamp are set when it is new */
-    struct eb_op_result *results;  /* publish: count of them */
-    uint64_t *seqs;                /* auto_ack */
-    uint64_t seq;                  /* ack */
-    bool has_id;                   /* ack: compare with the seq's own id */
+    uint32_t count;               /* publish, auto_ack */
+    struct eb_event **events;     /* publish: each one's seq and timestamp are set when it is new */
+    struct eb_op_result *results; /* publish: count of them */
+    uint64_t *seqs;               /* auto_ack */
+    uint64_t seq;                 /* ack */
+    bool has_id;                  /* ack: compare with the seq's own id */
     uint8_t id[16];
-    bool internal;                 /* publish: the broker's own, goes on below min_free */
+    bool internal; /* publish: the broker's own, goes on below min_free */
     /*
      * Code EB_OK when it took effect. Else, for a publish with `index` = the member it is about:
      * EB_MESSAGE_ID_REUSED, EB_STORAGE_FULL (no room), EB_UNAVAILABLE (the log cannot be written now, or no
@@ -85,7 +85,7 @@ struct eb_op {
      * is another event's), EB_STORAGE_FULL, EB_UNAVAILABLE. A fence always works.
      */
     struct eb_error err;
-    uint64_t last_seq;             /* the log's last seq at the op's place in the order */
+    uint64_t last_seq; /* the log's last seq at the op's place in the order */
     /*
      * Called exactly once, by the thread that holds the commit lock, after the commit (or its failure).
      * May free the op. Must not block, nor submit and wait; submitting is allowed.
@@ -113,7 +113,8 @@ struct eb_store_hooks {
  *         prk_eventbus file), -EBADMSG (damaged), -ENOMEM, -ENOSPC; @err->message says what and what to type.
  * Before eb_store_start nothing is deleted and the hooks are not called.
  */
-int eb_store_open(const struct eb_store_config *config, struct eb_store **ret, struct eb_error *err);
+int eb_store_open(const struct eb_store_config *config, struct eb_store **ret,
+                  struct eb_error *err);
 /** Set the hooks and start the threads. */
 int eb_store_start(struct eb_store *store, const struct eb_store_hooks *hooks);
 /** New values for what may change at run time (retention, dedupe, min_free). Threads: any. */
@@ -134,18 +135,19 @@ struct eb_store_info {
     bool memory;
     enum eb_durability durability;
     uint64_t first_seq, last_seq; /* first retained (last + 1 when empty), last committed */
-    uint64_t deleted_upto;        /* end of the prefix deleted by age or size (memory: fallen off the ring) */
+    uint64_t
+        deleted_upto; /* end of the prefix deleted by age or size (memory: fallen off the ring) */
     uint64_t events, bytes, wal_bytes, free_bytes;
     uint64_t topics;
     uint64_t dedupe_ids;
-    int64_t dedupe_oldest_ms;     /* age; 0 when there is none */
+    int64_t dedupe_oldest_ms; /* age; 0 when there is none */
     uint64_t acked;
-    bool full;                    /* publishes are refused: below min_free or the disk said so */
-    bool read_only;               /* an I/O error stopped the writer: text in `trouble` */
+    bool full;      /* publishes are refused: below min_free or the disk said so */
+    bool read_only; /* an I/O error stopped the writer: text in `trouble` */
     char trouble[200];
 };
 void eb_store_info(struct eb_store *store, struct eb_store_info *ret); /* threads: any; cheap */
-const char *eb_store_epoch(struct eb_store *store); /* constant while open */
+const char *eb_store_epoch(struct eb_store *store);                    /* constant while open */
 uint64_t eb_store_last_seq(struct eb_store *store); /* committed; one atomic load */
 
 /* Counters, all monotonic. */
@@ -171,7 +173,14 @@ int eb_selection_create(const struct eb_pattern *patterns, size_t count, struct 
 void eb_selection_destroy(struct eb_selection *selection);
 bool eb_selection_match(const struct eb_selection *selection, const char *topic, size_t len);
 
-enum eb_gap_reason { EB_GAP_NONE, EB_GAP_RETENTION, EB_GAP_EPOCH, EB_GAP_DAMAGED, EB_GAP_OVERFLOW, EB_GAP_DELETED };
+enum eb_gap_reason {
+    EB_GAP_NONE,
+    EB_GAP_RETENTION,
+    EB_GAP_EPOCH,
+    EB_GAP_DAMAGED,
+    EB_GAP_OVERFLOW,
+    EB_GAP_DELETED
+};
 const char *eb_gap_reason_name(enum eb_gap_reason reason);
 
 struct eb_page_item {
@@ -180,16 +189,16 @@ struct eb_page_item {
     enum eb_gap_reason reason;
 };
 struct eb_page_request {
-    uint64_t from;       /* first seq wanted, >= 1 */
-    uint64_t upto;       /* last seq to look at: never beyond what is committed */
+    uint64_t from; /* first seq wanted, >= 1 */
+    uint64_t upto; /* last seq to look at: never beyond what is committed */
     bool pending_only;
-    bool all_there_is;   /* starting_seq 0 or 1: a deleted prefix makes no gap */
+    bool all_there_is;            /* starting_seq 0 or 1: a deleted prefix makes no gap */
     size_t max_events, max_bytes; /* at least one event is given however large */
 };
 struct eb_page {
     struct eb_page_item *items;
     size_t count, cap;
-    uint64_t next;       /* first seq not looked at; > upto when the range is through */
+    uint64_t next; /* first seq not looked at; > upto when the range is through */
 };
 /**
  * One page: events and gaps in seq order. Short: bounded by max_events, max_bytes and by rows looked at,
@@ -207,4 +216,5 @@ struct eb_topic_info {
     uint8_t len;
 };
 /** Topics after @after (NULL: from the start) in byte order. Returns how many (<= max) or -errno. */
-int eb_reader_topics(struct eb_reader *reader, const char *after, struct eb_topic_info *out, size_t max);
+int eb_reader_topics(struct eb_reader *reader, const char *after, struct eb_topic_info *out,
+                     size_t max);
