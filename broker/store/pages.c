@@ -357,6 +357,11 @@ bool eb_pages_in_wal(const struct eb_pages *pages, uint32_t pgno)
     return find_frame(pages->newest, pages->newest_count, pgno) != 0;
 }
 
+bool eb_pages_outdated(const struct eb_pages *pages, uint32_t pgno)
+{
+    return find_frame(pages->broken, pages->broken_count, pgno) && !eb_pages_in_wal(pages, pgno);
+}
+
 int eb_pages_read_frame(struct eb_pages *pages, uint32_t frame, uint8_t *buf)
 {
     uint64_t at =
@@ -366,7 +371,7 @@ int eb_pages_read_frame(struct eb_pages *pages, uint32_t frame, uint8_t *buf)
 
 int eb_pages_read(struct eb_pages *pages, uint32_t pgno, uint8_t *buf)
 {
-    uint32_t frame = find_frame(pages->newest, pages->newest_count, pgno);
+    uint32_t frame = pages->file_only ? 0 : find_frame(pages->newest, pages->newest_count, pgno);
     if (pages->try_broken) {
         uint32_t broken = find_frame(pages->broken, pages->broken_count, pgno);
         frame = broken > frame ? broken : frame;

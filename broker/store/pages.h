@@ -51,6 +51,7 @@ struct eb_pages {
         *broken; /* by pgno: the newest image of a page that is in a frame which is not whole */
     uint32_t broken_count;
     bool try_broken; /* read those where they are newer than the newest whole one */
+    bool file_only;  /* read as if there were no WAL */
 };
 
 /** Open file and WAL. -ENOENT, -EACCES, -EIO, -ENOMEM; @err says which. An empty file has count 0. */
@@ -61,6 +62,8 @@ void eb_pages_close(struct eb_pages *pages);
 int eb_pages_read(struct eb_pages *pages, uint32_t pgno, uint8_t *buf);
 /** The image in a frame (from 1), whole or not. */
 int eb_pages_read_frame(struct eb_pages *pages, uint32_t frame, uint8_t *buf);
+/** Is the image that eb_pages_read gives the file's, though a frame that is not whole held a newer one? */
+bool eb_pages_outdated(const struct eb_pages *pages, uint32_t pgno);
 /** Is the page in the WAL? */
 bool eb_pages_in_wal(const struct eb_pages *pages, uint32_t pgno);
 

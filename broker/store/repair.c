@@ -49,7 +49,7 @@ struct repair {
     struct eb_ops_summary *sum;
     struct eb_pages pages;
     struct eb_salvage salvage;
-    struct eb_page_map *map;
+    struct eb_page_map *map, *old_map; /* old_map: as the file has it, without the WAL */
     struct eb_build *build;
     uint8_t *free_bits;
     bool freelist_broken;
@@ -264,6 +264,17 @@ static bool pass_over(struct repair *r, uint32_t pgno, enum eb_page_use use, uin
     return use == EB_USE_UNKNOWN && listed;
 }
 
+/* An older image of a page that was free when it was written holds what was deleted before. */
+static bool was_free(struct repair *r, uint32_t pgno)
+{
+    if (!eb_pages_outdated(&r->pages, pgno))
+        return false;
+    r->pages.file_only = true;
+    enum eb_page_use use = eb_page_use(r->old_map, pgno, NULL);
+    r->pages.file_only = false;
+    return use == EB_USE_FREE || use == EB_USE_OVERFLOW || use == EB_USE_OVERFLOW_FIRST;
+}
+
 static int look_at_pages(struct repair *r)
 {
     uint8_t page[EB_PAGE_MAX];
@@ -287,7 +298,7 @@ static int look_at_pages(struct repair *r)
         r->sum->pages++;
         if (!sure && use != EB_USE_UNKNOWN && !eb_node_read(&node, &r->pages, pgno, page))
             continue;
-        if (!sure && pass_over(r, pgno, use, parent))
+        if ((!sure && pass_over(r, pgno, use, parent)) || was_free(r, pgno))
             continue;
         rc = rc ? rc : look_at(r, pgno, 0, !sure, page);
         if (rc)
@@ -408,13 +419,17 @@ static int prepare(struct repair *r, const char *damaged, struct eb_error *err)
     eb_fail(err, EB_INTERNAL, "out of memory");
     rc = eb_salvage_init(&r->salvage, &r->pages);
     r->map = calloc(1, sizeof(*r->map));
+    r->old_map = calloc(1, sizeof(*r->old_map));
     r->free_bits = calloc(r->pages.count / 8 + 1, 1);
-    if (rc || !r->map || !r->free_bits)
+    if (rc || !r->map || !r->old_map || !r->free_bits)
         return -ENOMEM;
     r->map->pages = &r->pages;
+    r->old_map->pages = &r->pages;
     r->salvage.ctx = r;
     r->salvage.row = take_row;
-    r->freelist_broken = eb_freelist_read(&r->pages, r->free_bits, 0, &free_pages, &why) != 0;
+    /* Without a header the list has no beginning, which looks like an empty one. */
+    r->freelist_broken = eb_freelist_read(&r->pages, r->free_bits, 0, &free_pages, &why) != 0 ||
+                         !r->pages.header_whole;
     if (r->freelist_broken)
         say(r, "the freelist is damaged: %s", why ? why : "it cannot be read");
     return 0;
@@ -485,6 +500,7 @@ int eb_store_repair(const char *damaged, const char *target, const struct eb_ops
     eb_log_unlock(lock);
     eb_buf_finish(&r.imported);
     free(r.map);
+    free(r.old_map);
     free(r.free_bits);
     free(r.leaves);
     free(r.acked.list);

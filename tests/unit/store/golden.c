@@ -39,7 +39,8 @@ bool golden_acked(uint64_t seq)
 bool golden_live(const struct golden *g, uint64_t seq)
 {
     bool single = seq % 37 == 5 && (!g->wal_from || seq < g->wal_from);
-    return seq > g->deleted && seq >= g->first && seq <= g->last && !single;
+    bool hole = g->with_free && seq >= g->first + 6000 && seq < g->first + 6600;
+    return seq > g->deleted && seq >= g->first && seq <= g->last && !single && !hole;
 }
 
 /* The row of a seq; its bytes live in @room. */
@@ -163,10 +164,13 @@ static void delete_rows(sqlite3 *db, const struct golden *g)
     char sql[400];
     uint64_t last = g->wal_from ? g->wal_from - 1 : g->last;
     snprintf(sql, sizeof(sql),
-             "DELETE FROM log WHERE seq <= %llu OR (seq %% 37 = 5 AND seq <= %llu);"
+             "DELETE FROM log WHERE seq <= %llu OR (seq %% 37 = 5 AND seq <= %llu)"
+             " OR seq BETWEEN %llu AND %llu;"
              "DELETE FROM acked WHERE seq NOT IN (SELECT seq FROM log);"
              "DELETE FROM expiry WHERE seq NOT IN (SELECT seq FROM log);",
-             (unsigned long long)g->deleted, (unsigned long long)last);
+             (unsigned long long)g->deleted, (unsigned long long)last,
+             (unsigned long long)(g->with_free ? g->first + 6000 : 0),
+             (unsigned long long)(g->with_free ? g->first + 6599 : 0));
     run(db, sql);
     if (!g->with_free)
         run(db, "PRAGMA incremental_vacuum");
