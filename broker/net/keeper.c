@@ -24,7 +24,7 @@
 #define TICK_MAX_MS 500
 #define GONE_MS     1000  /* patience with a peer that has been silent for long */
 #define STALL_MS    30000 /* how long a stalled peer may take to come and see its 1013 */
-#define TODO        64    /* acted upon at once; the rest at the next tick, which then comes soon */
+#define ACTS        64    /* acted upon at once; the rest at the next tick, which then comes soon */
 
 struct eb_keeper {
     pthread_t thread;        /* [I] */
@@ -36,7 +36,7 @@ struct eb_keeper {
 
 enum verdict { KEEP, PING, CLOSE_PONG, CLOSE_IDLE, CLOSE_STALLED };
 
-struct todo {
+struct act_on {
     struct eb_session *session; /* one reference: keeps the connection's memory */
     struct eb_ws_conn *conn;
     enum verdict verdict;
@@ -102,12 +102,12 @@ static enum verdict judge_locked(struct eb_ws_side *side, struct eb_ws_conn *con
     return ping_locked(conn, now, atomic_load(&side->ping_interval_ms));
 }
 
-static void act(const struct todo *todo)
+static void act(const struct act_on *act_on)
 {
-    struct eb_ws_conn *conn = todo->conn;
+    struct eb_ws_conn *conn = act_on->conn;
     struct eb_ws_side *side = conn->side;
 
-    switch (todo->verdict) {
+    switch (act_on->verdict) {
     case KEEP:
         break;
     case PING:
@@ -138,23 +138,23 @@ static void act(const struct todo *todo)
 /* One look at all connections. True: more is to be done at once. */
 static bool tick(struct eb_ws_side *side)
 {
-    struct todo todo[TODO];
+    struct act_on act_on[ACTS];
     int64_t now = eb_mono_ms();
     size_t n = 0;
 
     eb_lock_take(&side->lock);
     eb_ws_pending_tick_locked(side, now, false);
-    for (struct eb_ws_conn *conn = side->first; conn && n < TODO; conn = conn->next) {
+    for (struct eb_ws_conn *conn = side->first; conn && n < ACTS; conn = conn->next) {
         enum verdict verdict = judge_locked(side, conn, now);
         if (verdict != KEEP)
-            todo[n++] = (struct todo){eb_session_ref(conn->session), conn, verdict};
+            act_on[n++] = (struct act_on){eb_session_ref(conn->session), conn, verdict};
     }
     eb_lock_drop(&side->lock);
     for (size_t i = 0; i < n; i++) {
-        act(&todo[i]);
-        eb_session_unref(todo[i].session);
+        act(&act_on[i]);
+        eb_session_unref(act_on[i].session);
     }
-    return n == TODO;
+    return n == ACTS;
 }
 
 /* A quarter of the shortest time that is watched. */
