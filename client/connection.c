@@ -23,6 +23,7 @@
 #include <wslay/wslay.h>
 
 #include "client/internal.h"
+#include "common/error.h"
 
 #define IN_SIZE       (64 * 1024)
 #define READS_A_TURN  4
@@ -43,7 +44,10 @@ struct eb_connection {
     size_t out_at;
     size_t masks_at;
     unsigned char masks[MASKS_AT_ONCE];
+    bool in_close; /* the frame being read is a close */
     int close_code;
+    size_t close_len;
+    unsigned char close_frame[125];
     char why[240];
     char in[IN_SIZE];
 };
@@ -137,6 +141,47 @@ static int on_mask(wslay_event_context_ptr ws, uint8_t *buf, size_t len, void *u
     return 0;
 }
 
+/*
+ * A close frame's code and reason, as they come: wslay 1.1.1 takes 1012 to 1014 for broken framing and would not
+ * show them, but 1013 is what a busy broker says (PROTOCOL 2.2).
+ */
+static void on_frame_start(wslay_event_context_ptr ws,
+                           const struct wslay_event_on_frame_recv_start_arg *arg, void *user)
+{
+    struct eb_connection *connection = user;
+
+    connection->in_close = arg->opcode == WSLAY_CONNECTION_CLOSE;
+}
+
+static void on_frame_chunk(wslay_event_context_ptr ws,
+                           const struct wslay_event_on_frame_recv_chunk_arg *arg, void *user)
+{
+    struct eb_connection *connection = user;
+    size_t room = sizeof(connection->close_frame) - connection->close_len;
+
+    if (!connection->in_close)
+        return;
+    if (arg->data_length < room)
+        room = arg->data_length;
+    memcpy(connection->close_frame + connection->close_len, arg->data, room);
+    connection->close_len += room;
+}
+
+static void on_frame_end(wslay_event_context_ptr ws, void *user)
+{
+    struct eb_connection *connection = user;
+    const unsigned char *frame = connection->close_frame;
+
+    if (!connection->in_close || connection->close_code != 0)
+        return;
+    connection->close_code =
+        connection->close_len >= 2 ? frame[0] << 8 | frame[1] : WSLAY_CODE_NO_STATUS_RCVD;
+    snprintf(
+        connection->why, sizeof(connection->why), "the broker closed the connection with %d%s%.*s",
+        connection->close_code, connection->close_len > 2 ? ": " : "",
+        connection->close_len > 2 ? (int)connection->close_len - 2 : 0, (const char *)frame + 2);
+}
+
 static void on_message(wslay_event_context_ptr ws, const struct wslay_event_on_msg_recv_arg *arg,
                        void *user)
 {
@@ -145,13 +190,6 @@ static void on_message(wslay_event_context_ptr ws, const struct wslay_event_on_m
 
     if (connection->over)
         return;
-    if (arg->opcode == WSLAY_CONNECTION_CLOSE) {
-        size_t len = arg->msg_length > 2 ? arg->msg_length - 2 : 0;
-        connection->close_code = arg->status_code ? arg->status_code : WSLAY_CODE_NO_STATUS_RCVD;
-        snprintf(connection->why, sizeof(connection->why),
-                 "the broker closed the connection with %d%s%.*s", connection->close_code,
-                 len ? ": " : "", (int)len, len ? (const char *)arg->msg + 2 : "");
-    }
     if (arg->opcode != WSLAY_TEXT_FRAME && arg->opcode != WSLAY_BINARY_FRAME)
         return;
     rc = connection->message(connection->client, (const char *)arg->msg, arg->msg_length);
@@ -297,6 +335,9 @@ static int make_context(struct eb_connection *connection)
         .recv_callback = on_recv,
         .send_callback = on_send,
         .genmask_callback = on_mask,
+        .on_frame_recv_start_callback = on_frame_start,
+        .on_frame_recv_chunk_callback = on_frame_chunk,
+        .on_frame_recv_end_callback = on_frame_end,
         .on_msg_recv_callback = on_message,
     };
 

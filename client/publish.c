@@ -123,6 +123,17 @@ static int wait_for_room_locked(eb_client *client, const struct eb_request *requ
     return rc;
 }
 
+/* What was reserved for the worst (a text that is all escapes) is given back: it may wait for long. */
+static void shrink(struct eb_buf *text)
+{
+    char *data = text->cap - text->len > 64 ? realloc(text->data, text->len) : NULL;
+
+    if (data) {
+        text->data = data;
+        text->cap = text->len;
+    }
+}
+
 /* Into the table, or freed. The room is waited for until @deadline. */
 static int take_locked(eb_client *client, struct eb_request *request, int64_t deadline)
 {
@@ -152,6 +163,7 @@ static int take(eb_client *client, struct eb_request *request)
 {
     int rc;
 
+    shrink(&request->text);
     eb_lock_take(&client->lock);
     rc = take_locked(client, request, -1);
     eb_lock_drop(&client->lock);
@@ -166,6 +178,7 @@ static int take_and_wait(eb_client *client, struct eb_request *request, eb_recei
     int64_t deadline = eb_deadline(timeout);
     int rc;
 
+    shrink(&request->text);
     eb_cond_init(&waiter.cond);
     eb_lock_take(&client->lock);
     request->waiter = &waiter;

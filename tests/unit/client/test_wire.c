@@ -1,0 +1,292 @@
+/* test_wire.c - requests as JSON, and what the broker says, sound or not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/internal.h"
+
+static struct eb_json json;
+static struct eb_wire wire;
+static const char *why;
+
+static int decode(const char *text)
+{
+    return eb_wire_decode(&wire, &json, text, strlen(text), &why);
+}
+
+#define EVENT(more, payload)                                                                       \
+    "{\"type\":\"event\",\"seq\":17,\"message_id\":\"01890a5d-ac96-774b-bcce-b302099a8057\","      \
+    "\"topic\":\"user.created\",\"payload\":" payload                                              \
+    ",\"metadata\":{\"timestamp\":1700000000000,"                                                  \
+    "\"content_type\":\"a/b\",\"headers\":{\"k\":\"v\\n\"}}" more "}"
+
+/* Every member of an event arrives, texts end with NUL, headers stay the JSON they are. */
+static void an_event_is_read_whole(void **state)
+{
+    assert_int_equal(decode(EVENT(",\"ttl\":60,\"new\":[1,{}]", "\"a\\u0000b\"")), 0);
+    assert_int_equal(wire.type, EB_WIRE_EVENT);
+    assert_null(wire.pattern);
+    const eb_message *m = &wire.item->message;
+    assert_int_equal(m->seq, 17);
+    assert_string_equal(m->message_id, "01890a5d-ac96-774b-bcce-b302099a8057");
+    assert_string_equal(m->topic, "user.created");
+    assert_int_equal(m->topic_len, 12);
+    assert_int_equal(m->payload_len, 3);
+    assert_memory_equal(m->payload, "a\0b", 4);
+    assert_int_equal(m->timestamp_ms, 1700000000000);
+    assert_int_equal(m->ttl_s, 60);
+    assert_string_equal(m->content_type, "a/b");
+    assert_string_equal(m->headers, "{\"k\":\"v\\n\"}");
+    assert_int_equal(m->headers_len, strlen(m->headers));
+    eb_item_unref(wire.item);
+}
+
+/* Base64 becomes bytes; a replay's pattern stands beside. */
+static void bytes_and_pattern_are_read(void **state)
+{
+    assert_int_equal(
+        decode(EVENT(",\"payload_encoding\":\"base64\",\"pattern\":\"user.*\"", "\"/wA=\"")), 0);
+    assert_string_equal(wire.pattern, "user.*");
+    assert_int_equal(wire.item->message.payload_len, 2);
+    assert_memory_equal(wire.item->message.payload, "\xff\0\0", 3);
+    eb_item_unref(wire.item);
+    assert_int_equal(decode(EVENT("", "\"\"")), 0);
+    assert_int_equal(wire.item->message.payload_len, 0);
+    assert_non_null(wire.item->message.payload);
+    eb_item_unref(wire.item);
+}
+
+/* Answers: seq, id, duplicate, last_seq, epoch; a batch's results one by one. */
+static void answers_are_read(void **state)
+{
+    eb_receipt receipt;
+
+    assert_int_equal(
+        decode("{\"type\":\"ok\",\"id\":1,\"seq\":5,\"message_id\":\"x\",\"duplicate\":true}"), 0);
+    assert_int_equal(wire.type, EB_WIRE_OK);
+    assert_true(wire.has_id && wire.has_seq && wire.duplicate);
+    assert_int_equal(wire.id, 1);
+    assert_string_equal(wire.message_id, "x");
+    assert_int_equal(decode("{\"type\":\"ok\",\"id\":3,\"last_seq\":0,\"epoch\":\"e\"}"), 0);
+    assert_true(wire.has_last_seq && !wire.has_seq);
+    assert_int_equal(
+        decode("{\"type\":\"ok\",\"id\":2,\"results\":[{\"seq\":1,\"message_id\":\"a\","
+               "\"duplicate\":false},{\"seq\":2}]}"),
+        0);
+    assert_true(wire.results != 0);
+    assert_true(eb_wire_receipt(&json, wire.results + 1, &receipt));
+    assert_int_equal(receipt.seq, 1);
+    assert_false(eb_wire_receipt(&json, json.tokens[wire.results + 1].next, &receipt));
+}
+
+/* Codes become results; a code of a newer broker counts by its status, or as internal. */
+static void errors_become_results(void **state)
+{
+    static const struct {
+        const char *code;
+        int result;
+    } cases[] = {
+        {"invalid_topic", EB_RESULT_INVALID},       {"unauthorized", EB_RESULT_UNAUTHORIZED},
+        {"forbidden", EB_RESULT_FORBIDDEN},         {"not_found", EB_RESULT_NOT_FOUND},
+        {"payload_too_large", EB_RESULT_TOO_LARGE}, {"message_id_reused", EB_RESULT_ID_REUSED},
+        {"rate_limited", EB_RESULT_LIMIT},          {"limit_exceeded", EB_RESULT_LIMIT},
+        {"storage_full", EB_RESULT_STORAGE_FULL},   {"unavailable", EB_RESULT_UNAVAILABLE},
+        {"timeout", EB_RESULT_UNAVAILABLE},         {"conflict", EB_RESULT_CONFLICT},
+        {"internal", EB_RESULT_INTERNAL},           {"from_the_future", EB_RESULT_INTERNAL}};
+    char text[200];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        snprintf(text, sizeof(text),
+                 "{\"type\":\"error\",\"id\":null,\"code\":\"%s\",\"message\":\"m\"}",
+                 cases[i].code);
+        assert_int_equal(decode(text), 0);
+        assert_int_equal(wire.result, cases[i].result);
+        assert_false(wire.has_id);
+        assert_string_equal(wire.text, "m");
+    }
+    assert_int_equal(decode("{\"type\":\"error\",\"id\":1,\"code\":\"x\",\"status\":403}"), 0);
+    assert_int_equal(wire.result, EB_RESULT_FORBIDDEN);
+}
+
+/* Gaps of one subscription or several, live notices; a type we do not know is no fault. */
+static void gaps_and_live_are_read(void **state)
+{
+    char buf[EB_TOPIC_MAX + 1];
+
+    assert_int_equal(decode("{\"type\":\"gap\",\"pattern\":\"#\",\"from_seq\":0,\"to_seq\":3,"
+                            "\"reason\":\"epoch\",\"epoch\":\"n\"}"),
+                     0);
+    assert_string_equal(wire.pattern, "#");
+    assert_string_equal(wire.epoch, "n");
+    assert_int_equal(decode("{\"type\":\"gap\",\"patterns\":[\"a\",\"b\"],\"from_seq\":1,\"to_"
+                            "seq\":3,\"reason\":\"new\"}"),
+                     0);
+    assert_string_equal(eb_wire_pattern(&json, wire.patterns + 2, buf), "b");
+    assert_int_equal(decode("{\"type\":\"live\",\"pattern\":\"a\",\"seq\":9}"), 0);
+    assert_int_equal(wire.seq, 9);
+    assert_int_equal(decode("{\"type\":\"weather\",\"seq\":\"nice\"}"), 0);
+    assert_int_equal(wire.type, EB_WIRE_OTHER);
+}
+
+/* What cannot be understood is said so, and never crashes or leaks. */
+static void nonsense_is_refused(void **state)
+{
+    static const char *const texts[] = {
+        "",
+        "{",
+        "[]",
+        "1",
+        "{}",
+        "{\"type\":1}",
+        "{\"type\":\"event\"}",
+        "{\"type\":\"live\",\"pattern\":\"a\"}",
+        "{\"type\":\"live\",\"pattern\":1,\"seq\":1}",
+        "{\"type\":\"gap\",\"pattern\":\"a\",\"from_seq\":-1,\"to_seq\":2}",
+        EVENT("", "1"),
+        EVENT("", "null"),
+        EVENT(",\"payload_encoding\":\"base64\"", "\"/w\""),
+        EVENT(",\"payload_encoding\":\"rot13\"", "\"a\""),
+        EVENT(",\"topic\":\"a..b\"", "\"a\""),
+        EVENT(",\"seq\":0", "\"a\""),
+        EVENT(",\"seq\":9007199254740992", "\"a\""),
+        EVENT(",\"seq\":1.5", "\"a\""),
+        EVENT(",\"metadata\":{}", "\"a\""),
+        EVENT(",\"pattern\":7", "\"a\""),
+        EVENT(",\"ttl\":-1", "\"a\""),
+        EVENT(",\"message_id\":\"0123456789012345678901234567890123456789\"", "\"a\""),
+        "\xff"};
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        assert_int_equal(decode(texts[i]), -EPROTO);
+        assert_non_null(strstr(why, "the broker sent"));
+        assert_null(wire.item);
+    }
+}
+
+static void written(const eb_publication *event, bool with_ttl, const char *expected)
+{
+    struct eb_buf out = EB_BUF_INIT;
+    struct eb_error err;
+
+    assert_int_equal(eb_wire_write_event(&out, event, with_ttl, &err), 0);
+    assert_int_equal(out.len, strlen(expected));
+    assert_memory_equal(out.data, expected, out.len);
+    eb_buf_finish(&out);
+}
+
+/* Text goes as text, bytes as base64; what was not said is left to the broker. */
+static void events_are_written(void **state)
+{
+    static const char *const headers[] = {"k\"", "v", "l", "", NULL};
+
+    written(&(eb_publication){.topic = "a.b",
+                              .payload = "x\ny",
+                              .payload_len = 3,
+                              .message_id = "id-1",
+                              .ttl_s = EB_TTL_BROKER},
+            true, "{\"topic\":\"a.b\",\"message_id\":\"id-1\",\"payload\":\"x\\ny\"}");
+    written(
+        &(eb_publication){
+            .topic = "a", .message_id = "i", .content_type = "c", .headers = headers, .ttl_s = 0},
+        true,
+        "{\"topic\":\"a\",\"message_id\":\"i\",\"content_type\":\"c\",\"headers\":{\"k\\\"\":\"v\","
+        "\"l\":\"\"},"
+        "\"payload\":\"\",\"ttl\":0}");
+    written(
+        &(eb_publication){
+            .topic = "a", .message_id = "i", .payload = "\xff\0", .payload_len = 2, .ttl_s = 5},
+        false,
+        "{\"topic\":\"a\",\"message_id\":\"i\",\"payload\":\"/"
+        "wA=\",\"payload_encoding\":\"base64\"}");
+}
+
+/* An id is made where none is given; what the broker would refuse by form is refused at once. */
+static void events_are_checked(void **state)
+{
+    static const char *const odd[] = {"k", NULL}, *const bad[] = {"k", "\xff", NULL},
+                             *const empty[] = {"", "v", NULL};
+    char long_id[300];
+    struct eb_buf out = EB_BUF_INIT;
+    struct eb_error err;
+
+    memset(long_id, 'x', 299);
+    long_id[299] = '\0';
+    const eb_publication wrong[] = {{0},
+                                    {.topic = "a..b"},
+                                    {.topic = "a.*"},
+                                    {.topic = ""},
+                                    {.topic = "a", .payload_len = 1},
+                                    {.topic = "a", .ttl_s = -2},
+                                    {.topic = "a", .message_id = ""},
+                                    {.topic = "a", .message_id = long_id},
+                                    {.topic = "a", .message_id = "\xff"},
+                                    {.topic = "a", .content_type = "\xff"},
+                                    {.topic = "a", .headers = odd},
+                                    {.topic = "a", .headers = bad},
+                                    {.topic = "a", .headers = empty}};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        assert_int_equal(eb_wire_write_event(&out, &wrong[i], true, &err), EB_RESULT_INVALID);
+        assert_true(err.message[0] != '\0');
+        assert_int_equal(out.len, 0);
+    }
+    assert_int_equal(eb_wire_write_event(&out, NULL, true, &err), EB_RESULT_INVALID);
+    assert_int_equal(eb_wire_write_event(&out, &(eb_publication){.topic = "a"}, false, &err), 0);
+    assert_non_null(memmem(out.data, out.len, "\"message_id\":\"0", 15));
+    eb_buf_finish(&out);
+}
+
+/* Members of a subscribe: only what applies. */
+static void subscribes_are_written(void **state)
+{
+    struct eb_buf out = EB_BUF_INIT;
+
+    eb_wire_write_subscribe(&out, 7, "a.*", EB_START_LIVE, "e", true);
+    eb_buf_add(&out, "|", 1);
+    eb_wire_write_subscribe(&out, 8, "#", 0, "", false);
+    eb_buf_add(&out, "|", 1);
+    eb_wire_write_subscribe(&out, 9, "#", 5, "e", true);
+    eb_buf_add(&out, "|", 1);
+    eb_wire_write_unsubscribe(&out, "a\"b");
+    eb_buf_add(&out, "", 1);
+    assert_string_equal(
+        out.data,
+        "{\"type\":\"subscribe\",\"id\":7,\"pattern\":\"a.*\"}|"
+        "{\"type\":\"subscribe\",\"id\":8,\"pattern\":\"#\",\"starting_seq\":0}|"
+        "{\"type\":\"subscribe\",\"id\":9,\"pattern\":\"#\",\"starting_seq\":5,\"epoch\":\"e\","
+        "\"pending_only\":true}|{\"type\":\"unsubscribe\",\"pattern\":\"a\\\"b\"}");
+    eb_buf_finish(&out);
+}
+
+static int setup(void **state)
+{
+    eb_json_init(&json);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    eb_json_finish(&json);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        {"wire/an_event_is_read_whole", an_event_is_read_whole},
+        {"wire/bytes_and_pattern_are_read", bytes_and_pattern_are_read},
+        {"wire/answers_are_read", answers_are_read},
+        {"wire/errors_become_results", errors_become_results},
+        {"wire/gaps_and_live_are_read", gaps_and_live_are_read},
+        {"wire/nonsense_is_refused", nonsense_is_refused},
+        {"wire/events_are_written", events_are_written},
+        {"wire/events_are_checked", events_are_checked},
+        {"wire/subscribes_are_written", subscribes_are_written},
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
