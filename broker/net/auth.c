@@ -1,5 +1,6 @@
 /*
- * auth.c - who may (PROTOCOL 4): bearer tokens, the Host check against DNS rebinding, Origins, CORS.
+ * auth.c - who may (PROTOCOL 4): bearer tokens, the Host check against DNS rebinding, Origins
+ * of WebSockets and of pages that would change something, CORS.
  *
  * (A1) Tokens are kept as SHA-256 digests and each is compared whole, so that the time taken says neither
  *      how much of a token was right nor which one it was.
@@ -212,11 +213,9 @@ static bool on_loopback(struct eb_http_request *request)
 
 static int check_host(struct eb_http_request *request, struct eb_error *err)
 {
-    const struct eb_policy *policy = request->policy;
     size_t len;
     const char *host = eb_http_header(request, MHD_HTTP_HEADER_HOST, &len);
-    if (policy->tokens || policy->insecure || !host || !on_loopback(request) ||
-        eb_host_is_loopback(host))
+    if (!host || eb_host_is_loopback(host))
         return 0;
     char quoted[80];
     return eb_fail(err, EB_FORBIDDEN,
@@ -224,6 +223,38 @@ static int check_host(struct eb_http_request *request, struct eb_error *err)
                    "token_file this "
                    "broker answers to no other",
                    eb_quote(quoted, sizeof(quoted), host, strlen(host)));
+}
+
+/*
+ * A page of any site can have its visitor's browser send a plain POST here, without asking first (CORS asks only
+ * before what a form could not send). Where nothing but the way in protects the broker, Origin tells.
+ */
+static int check_cross_site(struct eb_http_request *request, struct eb_error *err)
+{
+    size_t len;
+    char quoted[80];
+    const char *origin = eb_http_header(request, MHD_HTTP_HEADER_ORIGIN, &len);
+    if (request->method & (EB_METHOD_GET | EB_METHOD_HEAD | EB_METHOD_OPTIONS) || !origin ||
+        eb_origin_is_host(origin, eb_http_header(request, MHD_HTTP_HEADER_HOST, &len)) ||
+        listed(request->policy->cors_origins, origin) ||
+        listed(request->policy->allowed_origins, origin))
+        return 0;
+    return eb_fail(
+        err, EB_FORBIDDEN,
+        "a page of origin \"%s\" may not change anything here: it is neither this host nor in "
+        "cors_origins or allowed_origins",
+        eb_quote(quoted, sizeof(quoted), origin, strlen(origin)));
+}
+
+/* Without a token the loopback address is the only guard, and a browser of this machine is inside of it. */
+static int check_browser(struct eb_http_request *request, struct eb_error *err)
+{
+    const struct eb_policy *policy = request->policy;
+    if (policy->tokens || policy->insecure || !on_loopback(request))
+        return 0;
+    if (check_host(request, err) < 0)
+        return -1;
+    return check_cross_site(request, err);
 }
 
 /* ---- tokens ---- */
@@ -261,7 +292,7 @@ static bool header_token(const struct eb_policy *policy, const char *value, size
 
 int eb_auth_check(struct eb_http_request *request, bool open, struct eb_error *err)
 {
-    if (check_host(request, err) < 0)
+    if (check_browser(request, err) < 0)
         return -1;
     if (!request->policy->tokens || open)
         return 0;

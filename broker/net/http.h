@@ -53,7 +53,7 @@ void eb_policy_unref(struct eb_policy *policy);
 
 struct eb_http_request;
 bool eb_listener_checks_host(const struct eb_listener *listener); /* net.c */
-/** Host, then token (unless @open). 0, or -1 with @err. */
+/** Host, a foreign page's Origin, then token (unless @open). 0, or -1 with @err. */
 int eb_auth_check(struct eb_http_request *request, bool open, struct eb_error *err);
 /** A WebSocket's Origin. */
 int eb_auth_origin(struct eb_http_request *request, struct eb_error *err);
