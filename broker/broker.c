@@ -47,6 +47,7 @@ static void net_config(const struct eb_settings *s, char **tokens, const char *l
     *ret = (struct eb_net_config){
         .ws_path = s->ws_path,
         .max_message = s->max_message,
+        .max_body_bytes = s->max_body_bytes,
         .max_connections = (unsigned)s->max_connections,
         .max_http_connections = (unsigned)s->max_http_connections,
         .publish_rate = s->publish_rate,

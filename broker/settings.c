@@ -78,6 +78,10 @@ static const struct setting table[] = {
     {"max_message", KIND_SIZE, AT(max_message), "0", 0, 2 * G, NULL, true, false,
      "Largest WebSocket message or JSON body; 0: 6 x max_payload + 64 KiB.",
      "A payload whose every byte is escaped as \\u00XX still fits."},
+    {"max_body_bytes", KIND_SIZE, AT(max_body_bytes), "256M", M, 64 * G, NULL, true, false,
+     "Bytes of HTTP request bodies in memory at once, of all connections; beyond it a request gets "
+     "503.",
+     "Many slow uploads of large bodies cost no more than this."},
     {"max_batch", KIND_COUNT, AT(max_batch), "10000", 1, 1000000, NULL, true, false,
      "Events in one batch.", "A batch is one transaction: it delays the others by its length."},
     {"max_headers", KIND_COUNT, AT(max_headers), "64", 0, 64, NULL, true, false,

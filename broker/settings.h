@@ -21,6 +21,7 @@ struct eb_settings {
     bool auto_ack;
     char *ws_path;
     uint64_t channel_capacity, channel_bytes;
+    uint64_t max_body_bytes;
     uint64_t max_payload, max_message, max_batch, max_headers;
     uint64_t max_connections, max_http_connections, max_subscriptions;
     uint64_t max_open_requests, max_open_bytes, max_unsent_answers;

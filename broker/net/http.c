@@ -117,6 +117,7 @@ void eb_http_free(struct eb_http_request *request)
         request->job_free(request->job);
     eb_buf_finish(&request->body);
     eb_policy_unref(request->policy);
+    atomic_fetch_sub(&request->net->bodies, request->held);
     atomic_fetch_sub(&request->net->active, 1);
     free(request->raw);
     free(request);
@@ -280,6 +281,36 @@ static enum MHD_Result answer_by_hand(struct eb_http_request *request)
     return MHD_NO;
 }
 
+/* The body is of no more use: what comes of it is read and thrown away. */
+static void drop_body(struct eb_http_request *request)
+{
+    request->drain = true;
+    eb_buf_finish(&request->body);
+    atomic_fetch_sub(&request->net->bodies, request->held);
+    request->held = 0;
+}
+
+/* Keep a piece, within what all bodies together may take. */
+static void keep_piece(struct eb_http_request *request, const char *data, size_t len)
+{
+    struct eb_net *net = request->net;
+    request->held += len;
+    if (atomic_fetch_add(&net->bodies, len) + len > net->max_body_bytes) {
+        eb_fail(
+            &request->refused, EB_UNAVAILABLE,
+            "request bodies of more than %zu bytes (max_body_bytes) would be in memory at once: "
+            "try again",
+            net->max_body_bytes);
+        drop_body(request);
+        return;
+    }
+    eb_buf_add(&request->body, data, len);
+    if (eb_buf_failed(&request->body)) {
+        eb_fail(&request->refused, EB_UNAVAILABLE, "out of memory for this body");
+        drop_body(request);
+    }
+}
+
 static enum MHD_Result body_piece(struct eb_http_request *request, const char *data, size_t len)
 {
     request->received += len;
@@ -288,18 +319,12 @@ static enum MHD_Result body_piece(struct eb_http_request *request, const char *d
     if (!request->drain && request->received > request->body_limit) {
         if (request->refused.code == EB_OK)
             too_large(request);
-        request->drain = true;
-        eb_buf_finish(&request->body);
+        drop_body(request);
     }
     if (request->drain)
         return request->received <= request->body_limit + DRAIN_MAX ? MHD_YES
                                                                     : answer_by_hand(request);
-    eb_buf_add(&request->body, data, len);
-    if (eb_buf_failed(&request->body)) {
-        eb_fail(&request->refused, EB_UNAVAILABLE, "out of memory for this body");
-        request->drain = true;
-        eb_buf_finish(&request->body);
-    }
+    keep_piece(request, data, len);
     return MHD_YES;
 }
 

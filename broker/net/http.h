@@ -148,6 +148,7 @@ struct eb_http_request {
     struct eb_error refused; /* code EB_OK: not refused */
     struct eb_buf body;
     size_t body_limit, received;
+    size_t held; /* bytes of its body that count in net->bodies */
     int64_t started_us;
     struct eb_resume resume;
     enum MHD_Result (*resumed)(struct eb_http_request *request);
@@ -275,6 +276,8 @@ struct eb_net {
     _Atomic(const char *) not_ready; /* [a] NULL: ready */
     atomic_bool stopping;            /* [a] streams end, answers close their connection */
     atomic_uint places;              /* [a] long-lived connections */
+    size_t max_body_bytes;           /* [I] */
+    atomic_size_t bodies;            /* [a] bytes of bodies in memory, of all requests */
     atomic_uint active;              /* [a] requests begun and not completed */
 
     struct eb_lock resume_lock;               /* EB_RANK_RESUME */

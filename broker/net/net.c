@@ -98,6 +98,7 @@ static int net_init(struct eb_net *net, const struct eb_net_config *config, stru
     net->max_message = config->max_message;
     net->max_connections = config->max_connections;
     net->max_http_connections = config->max_http_connections ? config->max_http_connections : 256;
+    net->max_body_bytes = config->max_body_bytes > 0 ? config->max_body_bytes : (size_t)256 << 20;
     net->request_timeout_ms = config->request_timeout_ms > 0 ? config->request_timeout_ms : 30000;
     net->sse_comment_ms = config->sse_comment_ms > 0 ? config->sse_comment_ms : 15000;
     int64_t shortest = net->sse_comment_ms < net->request_timeout_ms ? net->sse_comment_ms

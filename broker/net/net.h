@@ -19,6 +19,7 @@ struct eb_net;
 struct eb_net_config {
     const char *ws_path; /* "/ws" */
     size_t max_message;
+    size_t max_body_bytes;    /* of all request bodies in memory at once; 0: 256 MiB */
     unsigned max_connections; /* WebSockets and SSE streams together */
     unsigned
         max_http_connections; /* libmicrohttpd's own limit lies above max_connections by this much */
