@@ -108,6 +108,8 @@ static void publish_done(struct eb_op *op)
     uint64_t stored = 0;
     for (uint32_t i = 0; op->err.code == EB_OK && i < op->count; i++)
         stored += !op->results[i].duplicate;
+    if (!pub->batch)
+        op->err.index = -1; /* the store counts members, a single event is none */
     if (op->err.code == EB_OK)
         eb_count(bus->counters.published, stored);
     else
