@@ -73,34 +73,44 @@ static void build_options(struct option_table *t)
     }
 }
 
-static int take_option(int opt, const char *arg, struct eb_cli *cli, struct eb_settings *settings,
-                       bool apply)
+static int take_action(const struct action_option *action, const char *arg, struct eb_cli *cli)
+{
+    if (cli->action != EB_ACTION_RUN && cli->action != action->action) {
+        fprintf(stderr,
+                "eventbusd: one action at a time: --%s does not go with the one before it\n",
+                action->name);
+        return -EINVAL;
+    }
+    cli->action = action->action;
+    cli->file = arg;
+    return 0;
+}
+
+static int take_setting(size_t i, const char *value, struct eb_settings *settings)
 {
     char err[EB_SETTING_ERROR];
     struct eb_setting_about about;
-    if (opt == OPT_CONFIG) {
+    if (eb_settings_about(i, &about) &&
+        eb_settings_set(settings, about.key, value, EB_FROM_COMMAND_LINE, err) == 0)
+        return 0;
+    fprintf(stderr, "eventbusd: --%s\n", err);
+    return -EINVAL;
+}
+
+static int take_option(int opt, const char *arg, struct eb_cli *cli, struct eb_settings *settings,
+                       bool apply)
+{
+    if (opt == OPT_CONFIG)
         cli->config = arg;
-    } else if (opt == OPT_NEW_EPOCH) {
+    else if (opt == OPT_NEW_EPOCH)
         settings->new_epoch = true;
-    } else if (opt >= OPT_SETTING && apply) {
-        bool no = opt >= OPT_NO;
-        eb_settings_about((size_t)(opt - (no ? OPT_NO : OPT_SETTING)), &about);
-        const char *value = no ? "false" : arg ? arg : "true";
-        if (eb_settings_set(settings, about.key, value, EB_FROM_COMMAND_LINE, err) < 0) {
-            fprintf(stderr, "eventbusd: --%s\n", err);
-            return -EINVAL;
-        }
-    } else if (opt >= OPT_ACTION && opt < OPT_SETTING) {
-        const struct action_option *a = &actions[opt - OPT_ACTION];
-        if (cli->action != EB_ACTION_RUN && cli->action != a->action) {
-            fprintf(stderr,
-                    "eventbusd: one action at a time: --%s does not go with the one before it\n",
-                    a->name);
-            return -EINVAL;
-        }
-        cli->action = a->action;
-        cli->file = arg;
-    }
+    else if (opt < OPT_SETTING)
+        /* cppcheck-suppress arrayIndexOutOfBoundsCond ; getopt gives only what the table has */
+        return take_action(&actions[opt - OPT_ACTION], arg, cli);
+    else if (apply && opt >= OPT_NO)
+        return take_setting((size_t)(opt - OPT_NO), "false", settings);
+    else if (apply)
+        return take_setting((size_t)(opt - OPT_SETTING), arg ? arg : "true", settings);
     return 0;
 }
 

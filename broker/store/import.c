@@ -274,7 +274,7 @@ static void make_id(uint8_t id[16], const struct eb_row *row, const char *topic)
 
 static int take_row(struct import *im, sqlite3_stmt *stmt)
 {
-    struct eb_error err;
+    struct eb_error err = {.code = EB_OK};
     uint8_t id[16];
     int64_t seq = sqlite3_column_int64(stmt, 0), ttl = sqlite3_column_int64(stmt, 4);
     const char *topic = (const char *)sqlite3_column_text(stmt, 1);
