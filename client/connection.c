@@ -171,15 +171,17 @@ static void on_frame_end(wslay_event_context_ptr ws, void *user)
 {
     struct eb_connection *connection = user;
     const unsigned char *frame = connection->close_frame;
+    char quoted[300] = "";
 
     if (!connection->in_close || connection->close_code != 0)
         return;
     connection->close_code =
         connection->close_len >= 2 ? frame[0] << 8 | frame[1] : WSLAY_CODE_NO_STATUS_RCVD;
-    snprintf(
-        connection->why, sizeof(connection->why), "the broker closed the connection with %d%s%.*s",
-        connection->close_code, connection->close_len > 2 ? ": " : "",
-        connection->close_len > 2 ? (int)connection->close_len - 2 : 0, (const char *)frame + 2);
+    if (connection->close_len > 2)
+        eb_quote(quoted, sizeof(quoted), (const char *)frame + 2, connection->close_len - 2);
+    snprintf(connection->why, sizeof(connection->why),
+             "the broker closed the connection with %d%s%.120s", connection->close_code,
+             quoted[0] ? ": " : "", quoted);
 }
 
 static void on_message(wslay_event_context_ptr ws, const struct wslay_event_on_msg_recv_arg *arg,

@@ -38,28 +38,34 @@ typedef struct eb_subscription eb_subscription;
 
 typedef enum eb_result {
     EB_RESULT_OK = 0,
-    EB_RESULT_INVALID =
-        -1, /* an argument, or what the broker calls an invalid topic, pattern, id or request */
+    /* an argument, or what the broker calls an invalid topic, pattern, id or request */
+    EB_RESULT_INVALID = -1,
     EB_RESULT_MEMORY = -2,
-    EB_RESULT_TIMEOUT = -3, /* not done in time; a publish goes on, and is stored once */
-    EB_RESULT_CLOSED = -4,  /* the client was closed, or gave up after max_retries */
-    EB_RESULT_FULL = -5, /* bounds of what may wait are reached (when_full = EB_WHEN_FULL_ERROR) */
-    EB_RESULT_DISCONNECTED =
-        -6, /* the connection ended before the answer to a request that is not repeated */
-    EB_RESULT_IN_DOUBT =
-        -7, /* a publish stayed unanswered for longer than dedupe_window: stored or not */
+    /* not done in time; a publish goes on, and is stored once */
+    EB_RESULT_TIMEOUT = -3,
+    /* the client was closed or drained, or has failed (max_retries, token) */
+    EB_RESULT_CLOSED = -4,
+    /* the bounds of what may wait are reached (when_full = EB_WHEN_FULL_ERROR, or in a callback) */
+    EB_RESULT_FULL = -5,
+    /* the connection ended before the answer to a request that must not be repeated */
+    EB_RESULT_DISCONNECTED = -6,
+    /* a publish stayed unanswered for longer than dedupe_window: stored or not */
+    EB_RESULT_IN_DOUBT = -7,
     EB_RESULT_UNAUTHORIZED = -8,
     EB_RESULT_FORBIDDEN = -9,
     EB_RESULT_NOT_FOUND = -10,
     EB_RESULT_TOO_LARGE = -11,
-    EB_RESULT_ID_REUSED = -12, /* the message id belongs to another event */
-    EB_RESULT_LIMIT =
-        -13, /* limit_exceeded or rate_limited: the request was refused, not the connection */
+    /* the message id belongs to another event */
+    EB_RESULT_ID_REUSED = -12,
+    /* limit_exceeded or rate_limited: the request was refused, not the connection */
+    EB_RESULT_LIMIT = -13,
     EB_RESULT_STORAGE_FULL = -14,
     EB_RESULT_UNAVAILABLE = -15,
-    EB_RESULT_INTERNAL = -16, /* the broker's fault, or an answer that cannot be understood */
+    /* the broker's fault, or an answer that cannot be understood */
+    EB_RESULT_INTERNAL = -16,
     EB_RESULT_CONFLICT = -17,
-    EB_RESULT_WOULD_DEADLOCK = -18 /* a call that waits, from a callback */
+    /* a call that waits, from a callback */
+    EB_RESULT_WOULD_DEADLOCK = -18
 } eb_result;
 
 EB_API const char *eb_result_text(int result);
@@ -69,32 +75,45 @@ typedef enum eb_client_state {
     EB_STATE_CONNECTING,
     EB_STATE_CONNECTED,
     EB_STATE_WAITING, /* between two tries */
-    EB_STATE_FAILED, /* max_retries are used up, or the broker refused for good (token, path); calls return CLOSED */
+    /* max_retries are used up, or the broker refused for good (token, path); calls return CLOSED */
+    EB_STATE_FAILED,
     EB_STATE_CLOSED
 } eb_client_state;
 
 typedef enum eb_when_full { EB_WHEN_FULL_BLOCK, EB_WHEN_FULL_ERROR } eb_when_full;
 
-/* Times are milliseconds. Copied by eb_client_open. */
+/* Times are milliseconds. Copied by eb_client_open. The defaults are those of EB_CLIENT_OPTIONS_INIT. */
 typedef struct eb_client_options {
-    size_t size;       /* sizeof(eb_client_options): set by EB_CLIENT_OPTIONS_INIT */
-    const char *url;   /* "ws://host[:port][/path]", path "/ws" if none */
-    const char *token; /* NULL: none */
-    bool
-        connect_now; /* eb_client_open waits for the first connection (connect_timeout); else it connects on first use */
-    int64_t connect_timeout;        /* 10,000: TCP, handshake and upgrade of one try */
-    int64_t reconnect_interval;     /* 500: the first wait; doubles, with jitter of +-25 % … */
-    int64_t reconnect_interval_max; /* 15,000: … up to this */
-    int max_retries; /* -1: for ever; n: tries in a row without a connection before it fails */
-    int64_t
-        ping_interval; /* 15,000: silence after which we ping, and after as long again reconnect; 0: off */
-    size_t max_pending;       /* 65,536 publishes that wait for an answer */
-    size_t max_pending_bytes; /* 64 MiB of them: also while the broker is away */
-    eb_when_full when_full;   /* block the publisher, or EB_RESULT_FULL */
-    int64_t
-        dedupe_window; /* 600,000: the broker's; a publish unanswered for longer ends as in doubt */
-    size_t max_message; /* 64 MiB: a larger message from the broker ends the connection */
-    void (*state)(void *user, eb_client_state state, const char *why); /* NULL: none */
+    /* sizeof(eb_client_options): set by EB_CLIENT_OPTIONS_INIT */
+    size_t size;
+    /* "ws://host[:port][/path]"; port 80 and path "/ws" if none */
+    const char *url;
+    /* NULL: none */
+    const char *token;
+    /* eb_client_open waits for the first connection, up to connect_timeout; else it connects on first use */
+    bool connect_now;
+    /* 10,000: name, TCP and upgrade of one try */
+    int64_t connect_timeout;
+    /* 500: the first wait between two tries; it doubles, with jitter of +-25 % … */
+    int64_t reconnect_interval;
+    /* 15,000: … up to this */
+    int64_t reconnect_interval_max;
+    /* -1: for ever; n: after a failed try so many more in a row, then the client has failed */
+    int max_retries;
+    /* 15,000: silence after which we ping, and after as long again reconnect; 0: off */
+    int64_t ping_interval;
+    /* 65,536 publishes (a batch is one) and acks that wait for an answer, or for their completion to be called */
+    size_t max_pending;
+    /* 64 MiB of them, as they go over the wire: also while the broker is away. One beyond it alone is TOO_LARGE */
+    size_t max_pending_bytes;
+    /* block the publisher, or EB_RESULT_FULL */
+    eb_when_full when_full;
+    /* 600,000: not above the broker's; a publish unanswered for longer since it was first sent ends as in doubt */
+    int64_t dedupe_window;
+    /* 64 MiB: a larger message from the broker ends the connection */
+    size_t max_message;
+    /* Each change, in order, on eb-client-cb; @why is "" or what happened. NULL: none */
+    void (*state)(void *user, eb_client_state state, const char *why);
     void *user;
 } eb_client_options;
 
@@ -104,7 +123,13 @@ typedef struct eb_client_options {
             (size_t)64 << 20, EB_WHEN_FULL_BLOCK, 600000, (size_t)64 << 20, NULL, NULL             \
     }
 
-/** Make a client. @err (may be NULL) gets a static text when the result is INVALID. With connect_now it waits. */
+/**
+ * Make a client. @err (may be NULL) gets a static text when the result is INVALID.
+ *
+ * With connect_now it waits; then it returns TIMEOUT when there was no connection in time, UNAUTHORIZED,
+ * FORBIDDEN, NOT_FOUND … when the broker refused for good, CLOSED when max_retries were used up, and there is
+ * no client.
+ */
 EB_API int eb_client_open(const eb_client_options *options, eb_client **ret, const char **err);
 /**
  * Drain (below) for up to @timeout, close with 1000, end the threads, complete what is open with
@@ -149,17 +174,24 @@ typedef void eb_publish_fn(void *user, int result, const eb_receipt *receipts, s
  */
 EB_API int eb_client_publish(eb_client *client, const eb_publication *event, eb_publish_fn *done,
                              void *user);
-/** Publish and wait for the answer. @ret may be NULL. On TIMEOUT it goes on being sent. Waits. */
+/**
+ * Publish and wait for the answer; also waits for room (when_full = BLOCK), FULL when there was none in time.
+ * @ret may be NULL. On TIMEOUT it goes on being sent. Waits.
+ */
 EB_API int eb_client_publish_wait(eb_client *client, const eb_publication *event, eb_receipt *ret,
                                   int64_t timeout);
-/** All of it or none, in one transaction. */
+/** All of it or none, in one transaction. @rets has room for @count. */
 EB_API int eb_client_publish_batch(eb_client *client, const eb_publication *events, size_t count,
                                    eb_publish_fn *done, void *user);
 EB_API int eb_client_publish_batch_wait(eb_client *client, const eb_publication *events,
                                         size_t count, eb_receipt *rets, int64_t timeout);
-/** Wait until everything handed over before is answered. 0 or TIMEOUT, CLOSED. Waits. */
+/** Wait until everything handed over before is answered and completed (acks too). 0, TIMEOUT, CLOSED. Waits. */
 EB_API int eb_client_flush(eb_client *client, int64_t timeout);
-/** No new publishes (they return CLOSED), flush, and hand over what subscriptions hold already. Waits. */
+/**
+ * The end of the work, before close: no new publishes and subscriptions (they return CLOSED), no new events;
+ * what subscriptions with callbacks hold is handed over, then flush. Pulled ones keep what they hold for
+ * eb_subscription_next. 0, TIMEOUT or CLOSED. Waits.
+ */
 EB_API int eb_client_drain(eb_client *client, int64_t timeout);
 /** Publishes that wait for an answer now. */
 EB_API size_t eb_client_pending(eb_client *client);
@@ -178,15 +210,22 @@ typedef struct eb_gap_info {
 typedef struct eb_subscribe_options {
     size_t size;
     const char *pattern;
-    uint64_t starting_seq; /* EB_START_LIVE, or replay from there (0, 1: all) */
-    const char *epoch;     /* the log that starting_seq belongs to, or NULL */
-    bool pending_only;     /* the replay passes over what is acknowledged */
+    /* EB_START_LIVE, or replay from there (0, 1: all) */
+    uint64_t starting_seq;
+    /* the log that starting_seq belongs to, or NULL */
+    const char *epoch;
+    /* the replay passes over what is acknowledged */
+    bool pending_only;
     /* A subscription with @event hands over by callback; without, it is pulled (eb_subscription_next). */
     void (*event)(void *user, eb_subscription *subscription, const eb_message *message);
-    void (*gap)(void *user, eb_subscription *subscription,
-                const eb_gap_info *gap);                                   /* may be NULL */
-    void (*live)(void *user, eb_subscription *subscription, uint64_t seq); /* may be NULL */
-    /* The broker refused it (again after a reconnect, say): the subscription is dead. May be NULL. */
+    /* Events may be missing; may be NULL. For a pulled one on the thread that pulls, as is @live. */
+    void (*gap)(void *user, eb_subscription *subscription, const eb_gap_info *gap);
+    /* A replay (the first, or after a reconnect) has caught up to @seq; may be NULL. */
+    void (*live)(void *user, eb_subscription *subscription, uint64_t seq);
+    /*
+     * The broker refused it (again after a reconnect, say) or the client failed: the subscription is dead and
+     * only to be ended. May be NULL, and is not for pulled ones: they learn it from eb_subscription_next.
+     */
     void (*failed)(void *user, eb_subscription *subscription, int result, const char *why);
     void *user;
     /*
@@ -205,8 +244,9 @@ typedef struct eb_subscribe_options {
 
 /**
  * Subscribe; waits up to @timeout for the broker's answer (0: do not wait; `failed` tells a refusal). One
- * subscription a pattern and client: the same pattern again is INVALID. With @timeout != 0 it waits; on TIMEOUT
- * there is no subscription.
+ * subscription a pattern and client: the same pattern again is INVALID. With @timeout != 0 it waits; when it
+ * then returns TIMEOUT or a refusal, there is no subscription. It takes effect behind the publishes handed over
+ * before. With 0 it may be called before there is a broker.
  */
 EB_API int eb_client_subscribe(eb_client *client, const eb_subscribe_options *options,
                                int64_t timeout, eb_subscription **ret);
@@ -218,7 +258,7 @@ EB_API int eb_subscription_end(eb_subscription *subscription);
 /**
  * Pull: the next event, waiting up to @timeout (0: look only). 1: *@ret is set and lives until the next call for
  * this subscription. 0: none in time. CLOSED; or the refusal that killed it. A gap is told by `gap` before, on
- * the calling thread.
+ * the calling thread. One thread at a time for each subscription. INVALID if it has @event. Waits, but with 0.
  */
 EB_API int eb_subscription_next(eb_subscription *subscription, const eb_message **ret,
                                 int64_t timeout);
@@ -229,7 +269,10 @@ EB_API uint64_t eb_subscription_position(eb_subscription *subscription, char epo
 
 /* ---- acknowledge ---- */
 
-/** Mark one event of the log as processed (PROTOCOL 2.2). @timeout 0: do not wait for the answer. NOT_FOUND, TIMEOUT, CLOSED … */
+/**
+ * Mark one event of the log as processed. Given again after a reconnect, unless the log became another
+ * (DISCONNECTED). @timeout 0: do not wait for the answer; flush and close do. NOT_FOUND, FULL, TIMEOUT, CLOSED …
+ */
 EB_API int eb_client_acknowledge(eb_client *client, uint64_t seq, int64_t timeout);
 
 #ifdef __cplusplus
