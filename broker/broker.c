@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/embed.h"
 #include "common/log.h"
 
 static void store_config(const struct eb_settings *s, struct eb_store_config *ret)
@@ -148,6 +149,8 @@ int eb_broker_start_settings(const struct eb_settings *settings, eb_broker **ret
     if (!broker)
         return say(err, "cannot start", -ENOMEM);
     eb_lock_init(&broker->lock, EB_RANK_BROKER);
+    eb_cond_init(&broker->idle);
+    eb_broker_mhd_prepare(broker);
     int rc = take_settings(&broker->settings, settings);
     if (rc == 0 && broker->settings.token_file[0])
         rc = eb_tokens_load(broker->settings.token_file, &broker->tokens, err);
@@ -169,8 +172,10 @@ int eb_broker_start_settings(const struct eb_settings *settings, eb_broker **ret
     return 0;
 }
 
-void eb_broker_drain(eb_broker *broker)
+void eb_broker_quiesce(eb_broker *broker)
 {
+    if (!broker)
+        return;
     eb_lock_take(&broker->lock);
     bool first = !broker->quiesced;
     int64_t timeout = (int64_t)broker->settings.drain_timeout;
@@ -186,7 +191,8 @@ void eb_broker_stop(eb_broker *broker)
 {
     if (!broker)
         return;
-    eb_broker_drain(broker);
+    eb_broker_quiesce(broker);
+    eb_embed_end(broker);
     eb_net_destroy(broker->net);
     eb_bus_stop(broker->bus);
     eb_store_close(broker->store);
@@ -197,6 +203,7 @@ void eb_broker_stop(eb_broker *broker)
     eb_tokens_free(broker->tokens);
     free(broker->limits_json);
     eb_settings_finish(&broker->settings);
+    pthread_cond_destroy(&broker->idle);
     eb_lock_finish(&broker->lock);
     free(broker);
 }

@@ -11,7 +11,7 @@
 
 struct eb_broker {
     struct eb_settings settings;   /* [B] */
-    struct eb_lock lock;           /* EB_RANK_BROKER: settings, tokens, stopping */
+    struct eb_lock lock;           /* EB_RANK_BROKER: what is marked [B] */
     struct eb_store *store;        /* [I] */
     struct eb_bus *bus;            /* [I] */
     struct eb_net *net;            /* [I] */
@@ -20,6 +20,10 @@ struct eb_broker {
     char **tokens;     /* [B] NULL: none asked for */
     char *limits_json; /* [B] */
     bool quiesced;     /* [B] */
+    unsigned busy;     /* [B] calls of the embedding API under way, threads of subscriptions */
+    struct eb_broker_subscription *subscriptions; /* [B] open ones (embed_subscribe.c) */
+    pthread_cond_t idle;                          /* busy fell, or there is one subscription more */
+    struct MHD_OptionItem mhd_options[3];         /* [I] for a host's daemon (embed_mhd.c) */
 };
 
 /** Start from settings, which are copied. Errors as eb_broker_start. */
@@ -31,8 +35,6 @@ int eb_broker_start_settings(const struct eb_settings *settings, eb_broker **ret
  */
 int eb_broker_reload(eb_broker *broker, const struct eb_settings *settings,
                      char err[EB_BROKER_ERROR]);
-/** Answer /readyz with 503, stop the network front in order; the bus and the log still run. Idempotent. */
-void eb_broker_drain(eb_broker *broker);
 
 /** One token a line; '#' starts a comment. NULL-terminated list, free with eb_tokens_free. 0 or -errno with @err. */
 int eb_tokens_load(const char *path, char ***ret, char err[EB_BROKER_ERROR]);

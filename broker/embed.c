@@ -104,6 +104,27 @@ int eb_embed_errno(const struct eb_error *error, char *err)
     return codes[error->code] ? -codes[error->code] : -EIO;
 }
 
+/* ---- calls under way ---- */
+
+bool eb_embed_enter(eb_broker *broker, char *err)
+{
+    eb_lock_take(&broker->lock);
+    bool may = !broker->quiesced;
+    broker->busy += may;
+    eb_lock_drop(&broker->lock);
+    if (!may && err)
+        snprintf(err, EB_BROKER_ERROR, "the broker is stopping");
+    return may;
+}
+
+void eb_embed_leave(eb_broker *broker)
+{
+    eb_lock_take(&broker->lock);
+    broker->busy--;
+    pthread_cond_signal(&broker->idle); /* under the lock: behind it the broker may be gone */
+    eb_lock_drop(&broker->lock);
+}
+
 /* ---- waiting for a commit ---- */
 
 void eb_embed_wait_init(struct eb_embed_wait *wait)
@@ -191,25 +212,18 @@ static void take_results(const struct eb_publish *publish, eb_broker_ack *rets)
     }
 }
 
-static bool is_stopping(eb_broker *broker)
-{
-    eb_lock_take(&broker->lock);
-    bool stopping = broker->quiesced;
-    eb_lock_drop(&broker->lock);
-    return stopping;
-}
-
-int eb_broker_publish_batch(eb_broker *broker, const eb_broker_publish *events, size_t count,
-                            eb_broker_ack *rets, char err[EB_BROKER_ERROR])
+/* Everything but the bookkeeping of the call. */
+static int publish_all(eb_broker *broker, const eb_broker_publish *events, size_t count,
+                       eb_broker_ack *rets, char *err)
 {
     struct eb_error error = {.code = EB_OK};
     struct eb_embed_wait wait;
-    if (is_stopping(broker))
-        return eb_fail(&error, EB_UNAVAILABLE, "the broker is stopping"),
-               eb_embed_errno(&error, err);
     struct eb_publish *publish = eb_publish_create(count);
-    if (!publish)
+    if (!publish) {
+        if (err)
+            snprintf(err, EB_BROKER_ERROR, "out of memory");
         return -ENOMEM;
+    }
     publish->batch = count != 1;
     for (size_t i = 0; i < count && error.code == EB_OK; i++)
         add_event(broker, publish, &events[i], &error);
@@ -227,6 +241,16 @@ int eb_broker_publish_batch(eb_broker *broker, const eb_broker_publish *events, 
     return eb_embed_errno(&error, err);
 }
 
+int eb_broker_publish_batch(eb_broker *broker, const eb_broker_publish *events, size_t count,
+                            eb_broker_ack *rets, char err[EB_BROKER_ERROR])
+{
+    if (!eb_embed_enter(broker, err))
+        return -ESHUTDOWN;
+    int rc = publish_all(broker, events, count, rets, err);
+    eb_embed_leave(broker);
+    return rc;
+}
+
 int eb_broker_publish_event(eb_broker *broker, const eb_broker_publish *event, eb_broker_ack *ret,
                             char err[EB_BROKER_ERROR])
 {
@@ -242,10 +266,11 @@ int eb_broker_acknowledge(eb_broker *broker, uint64_t seq, char err[EB_BROKER_ER
 {
     struct eb_embed_wait wait;
     struct eb_request request = {.op = {.seq = seq}, .done = acknowledged, .user = &wait};
-    if (is_stopping(broker))
+    if (!eb_embed_enter(broker, err))
         return -ESHUTDOWN;
     eb_embed_wait_init(&wait);
     eb_bus_ack(broker->bus, NULL, &request);
     eb_embed_wait_finish(&wait);
+    eb_embed_leave(broker);
     return eb_embed_errno(&request.err, err);
 }

@@ -2,8 +2,13 @@
  * embed_subscribe.c - a subscription inside the process: a session of the bus whose transport is a thread
  * (`eb-sub`) that calls the program's handler.
  *
- * The handler runs with no lock held. While it is slow the session's queue fills and the stream lags, as any
- * other's does: the log feeds it. Two references of the subscription: the program's, and the thread's.
+ * (S1) The handler runs with no lock held. While it is slow the session's queue fills and the stream lags, as
+ *      any other's does: the log feeds it.
+ * (S2) The session holds the subscription, and two hold the session: the program and the thread.
+ * (S3) A subscription is on its broker's list until it is ended, once, by the program or by eb_broker_stop: who
+ *      takes it off the list ends it.
+ * (S4) Its thread counts as `busy` until it touches nothing of the broker any more, so eb_broker_stop outlives a
+ *      callback that has ended its own subscription.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -24,11 +29,14 @@ struct note {
 };
 
 struct eb_broker_subscription {
-    struct eb_session *session; /* [I] one reference */
-    eb_broker_handler handler;  /* [I] */
-    void *user;                 /* [I] */
-    pthread_t thread;           /* [I] */
-    struct eb_lock lock;        /* EB_RANK_LEAF: ready, ending */
+    eb_broker *broker;                   /* [I] */
+    eb_broker_subscription *prev, *next; /* [B] of the broker's list */
+    bool open;                           /* [B] on that list */
+    struct eb_session *session;          /* [I] one reference */
+    eb_broker_handler handler;           /* [I] */
+    void *user;                          /* [I] */
+    pthread_t thread;                    /* [I] */
+    struct eb_lock lock;                 /* EB_RANK_LEAF: ready, ending */
     pthread_cond_t cond;
     bool ready, ending;
 };
@@ -85,6 +93,8 @@ static const struct eb_session_ops session_ops = {
     .event = frame_event, .gap = frame_gap, .live = frame_live, .wake = wake, .destroy = destroy};
 
 /* ---- the thread ---- */
+
+static _Thread_local const eb_broker_subscription *own; /* whose thread this is */
 
 static void call_event(const eb_broker_subscription *sub, const struct eb_event *event)
 {
@@ -154,10 +164,13 @@ static void *thread_main(void *arg)
 {
     eb_broker_subscription *sub = arg;
     struct eb_session *session = sub->session;
+    eb_broker *broker = sub->broker;
     pthread_setname_np(pthread_self(), "eb-sub");
+    own = sub;
     while (wait_ready(sub))
         deliver(sub);
     eb_session_unref(session); /* the thread's */
+    eb_embed_leave(broker);    /* S4 */
     return NULL;
 }
 
@@ -186,27 +199,74 @@ static int parse_patterns(const char *const *patterns, struct eb_pattern **ret, 
     return 0;
 }
 
+struct asked {
+    struct eb_embed_wait wait;
+    eb_broker_subscription *sub, **ret;
+};
+
+/* Before the first event: a callback may want the handle. */
 static void subscribed(struct eb_subscribe *subscribe)
 {
-    eb_embed_wait_done(subscribe->user);
+    struct asked *asked = subscribe->user;
+    if (subscribe->err.code == EB_OK)
+        *asked->ret = asked->sub;
+    eb_embed_wait_done(&asked->wait);
 }
 
 static void ask(eb_broker *broker, eb_broker_subscription *sub, const struct eb_pattern *patterns,
-                size_t count, uint64_t starting_seq, struct eb_error *error)
+                size_t count, uint64_t starting_seq, eb_broker_subscription **ret,
+                struct eb_error *error)
 {
-    struct eb_embed_wait wait;
+    struct asked asked = {.sub = sub, .ret = ret};
     struct eb_subscribe subscribe = {
         .patterns = patterns,
         .count = count,
         .replay = starting_seq != EB_BROKER_LIVE,
         .starting_seq = starting_seq == EB_BROKER_LIVE ? 0 : starting_seq,
         .done = subscribed,
-        .user = &wait,
+        .user = &asked,
     };
-    eb_embed_wait_init(&wait);
+    eb_embed_wait_init(&asked.wait);
     eb_bus_subscribe(broker->bus, sub->session, &subscribe);
-    eb_embed_wait_finish(&wait);
+    eb_embed_wait_finish(&asked.wait);
     *error = subscribe.err;
+}
+
+static void list_add(eb_broker_subscription *sub)
+{
+    eb_broker *broker = sub->broker;
+    eb_lock_take(&broker->lock);
+    broker->busy++; /* its thread */
+    sub->open = true;
+    sub->next = broker->subscriptions;
+    if (sub->next)
+        sub->next->prev = sub;
+    broker->subscriptions = sub;
+    pthread_cond_signal(&broker->idle);
+    eb_lock_drop(&broker->lock);
+}
+
+static void list_take_locked(eb_broker_subscription *sub)
+{
+    eb_lock_assert_held(&sub->broker->lock);
+    if (sub->prev)
+        sub->prev->next = sub->next;
+    else
+        sub->broker->subscriptions = sub->next;
+    if (sub->next)
+        sub->next->prev = sub->prev;
+    sub->open = false;
+}
+
+/* True for the one caller that ends it (S3). */
+static bool list_take(eb_broker_subscription *sub)
+{
+    eb_lock_take(&sub->broker->lock);
+    bool was_open = sub->open;
+    if (was_open)
+        list_take_locked(sub);
+    eb_lock_drop(&sub->broker->lock);
+    return was_open;
 }
 
 /* NULL with *ret_rc when it cannot be made. */
@@ -217,6 +277,7 @@ static eb_broker_subscription *make(eb_broker *broker, const eb_broker_handler *
     *ret_rc = -ENOMEM;
     if (!sub)
         return NULL;
+    sub->broker = broker;
     sub->handler = *handler;
     sub->user = user;
     eb_lock_init(&sub->lock, EB_RANK_LEAF);
@@ -229,13 +290,34 @@ static eb_broker_subscription *make(eb_broker *broker, const eb_broker_handler *
         return NULL;
     }
     struct eb_session *session = eb_session_ref(sub->session); /* the thread's */
+    list_add(sub);
     *ret_rc = -pthread_create(&sub->thread, NULL, thread_main, sub);
     if (*ret_rc == 0)
         return sub;
+    list_take(sub);
+    eb_embed_leave(broker);
     eb_session_close(session);
     eb_session_unref(session);
     eb_session_unref(session); /* frees sub */
     return NULL;
+}
+
+static int subscribe(eb_broker *broker, const struct eb_pattern *patterns, size_t count,
+                     uint64_t starting_seq, const eb_broker_handler *handler, void *user,
+                     eb_broker_subscription **ret, char *err)
+{
+    struct eb_error error = {.code = EB_OK};
+    int rc;
+    eb_broker_subscription *sub = make(broker, handler, user, &rc);
+    if (!sub) {
+        if (err)
+            snprintf(err, EB_BROKER_ERROR, "cannot subscribe: %s", strerror(-rc));
+        return rc;
+    }
+    ask(broker, sub, patterns, count, starting_seq, ret, &error);
+    if (error.code != EB_OK)
+        eb_broker_unsubscribe(sub);
+    return eb_embed_errno(&error, err);
 }
 
 int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t starting_seq,
@@ -245,38 +327,52 @@ int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t
     struct eb_error error = {.code = EB_OK};
     struct eb_pattern *list = NULL;
     size_t count = 0;
-    int rc;
     if (parse_patterns(patterns, &list, &count, &error) < 0)
         return eb_embed_errno(&error, err);
-    eb_broker_subscription *sub = make(broker, handler, user, &rc);
-    if (!sub) {
-        free(list);
-        snprintf(err, EB_BROKER_ERROR, "cannot subscribe: %s", strerror(-rc));
-        return rc;
+    int rc = -ESHUTDOWN;
+    if (eb_embed_enter(broker, err)) {
+        rc = subscribe(broker, list, count, starting_seq, handler, user, ret, err);
+        eb_embed_leave(broker);
     }
-    ask(broker, sub, list, count, starting_seq, &error);
     free(list);
-    if (error.code != EB_OK) {
-        eb_broker_unsubscribe(sub);
-        return eb_embed_errno(&error, err);
-    }
-    *ret = sub;
-    return 0;
+    return rc;
 }
 
-void eb_broker_unsubscribe(eb_broker_subscription *sub)
+/* It is off the list: end it. */
+static void end(eb_broker_subscription *sub)
 {
-    if (!sub)
-        return;
     struct eb_session *session = sub->session;
     eb_session_close(session);
     eb_lock_take(&sub->lock);
     sub->ending = true;
     pthread_cond_signal(&sub->cond);
     eb_lock_drop(&sub->lock);
-    if (pthread_equal(pthread_self(), sub->thread))
-        pthread_detach(sub->thread); /* from its own callback: it ends when that has returned */
+    if (own == sub)
+        pthread_detach(pthread_self()); /* from its own callback: it ends when that has returned */
     else
         pthread_join(sub->thread, NULL);
     eb_session_unref(session); /* the program's */
+}
+
+void eb_broker_unsubscribe(eb_broker_subscription *sub)
+{
+    if (sub && list_take(sub))
+        end(sub);
+}
+
+void eb_embed_end(eb_broker *broker)
+{
+    eb_broker_subscription *sub;
+    eb_lock_take(&broker->lock);
+    while ((sub = broker->subscriptions) || broker->busy > 0) {
+        if (!sub) {
+            eb_cond_wait(&broker->idle, &broker->lock, -1);
+            continue;
+        }
+        list_take_locked(sub);
+        eb_lock_drop(&broker->lock);
+        end(sub);
+        eb_lock_take(&broker->lock);
+    }
+    eb_lock_drop(&broker->lock);
 }

@@ -244,9 +244,7 @@ int main(int argc, char **argv)
         status = run(&settings, argc, argv);
         break;
     default:
-#ifndef EB_WITHOUT_OPS
         status = eb_operate(&cli, &settings);
-#endif
         break;
     }
     eb_settings_finish(&settings);

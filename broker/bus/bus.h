@@ -170,7 +170,7 @@ struct eb_request { /* unsubscribe and ack: small enough to share a form */
 };
 /** err: EB_NOT_FOUND when the session has no such subscription. */
 void eb_bus_unsubscribe(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);
-/** Plain ack (2.2): op.seq, op.has_id, op.id are set by the caller. */
+/** Plain ack (2.2): op.seq, op.has_id, op.id are set by the caller. @session NULL: the embedding program itself. */
 void eb_bus_ack(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);
 /** A place in the order and nothing else (a ping behind publishes, a drain at shutdown). */
 void eb_bus_fence(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);

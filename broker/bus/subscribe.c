@@ -213,19 +213,23 @@ static void request_done(struct eb_request *request)
 {
     struct eb_session *session = request->session;
     request->done(request); /* may free it */
-    eb_session_settle(session, 0);
-    eb_session_unref(session);
+    if (session != NULL) {
+        eb_session_settle(session, 0);
+        eb_session_unref(session);
+    }
 }
 
 static void request_submit(struct eb_bus *bus, struct eb_session *session,
                            struct eb_request *request, enum eb_op_kind kind,
                            void (*at_place)(struct eb_op *op))
 {
-    request->session = eb_session_ref(session);
+    request->session = session != NULL ? eb_session_ref(session) : NULL;
     request->err = (struct eb_error){.code = EB_OK, .index = -1};
     request->op.kind = kind;
     request->op.done = at_place;
-    eb_session_open(session, 0);
+    request->op.user = bus;
+    if (session != NULL)
+        eb_session_open(session, 0);
     eb_bus_submit(bus, &request->op);
 }
 
@@ -264,8 +268,9 @@ static void ack_at_place(struct eb_op *op)
 {
     struct eb_request *request = eb_container(op, struct eb_request, op);
     request->err = op->err;
+    struct eb_bus *bus = op->user;
     if (op->err.code == EB_OK)
-        eb_count(request->session->bus->counters.acked, 1);
+        eb_count(bus->counters.acked, 1);
     request_done(request);
 }
 

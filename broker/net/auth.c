@@ -194,21 +194,46 @@ int eb_auth_origin(struct eb_http_request *request, struct eb_error *err)
                    eb_quote(quoted, sizeof(quoted), origin, strlen(origin)));
 }
 
+enum reach { REACH_UNIX, REACH_LOOPBACK, REACH_BEYOND };
+
 /* A host's own daemon gives no listener: ask the socket. */
-static bool on_loopback(struct eb_http_request *request)
+static enum reach reach_of(struct eb_http_request *request)
 {
-    if (request->listener)
-        return eb_listener_checks_host(request->listener);
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct sockaddr_storage addr;
     socklen_t len = sizeof(addr);
     if (!info || getsockname(info->connect_fd, (struct sockaddr *)&addr, &len) < 0)
-        return false;
-    if (addr.ss_family == AF_INET)
-        return ntohl(((struct sockaddr_in *)&addr)->sin_addr.s_addr) >> 24 == 127;
-    return addr.ss_family == AF_INET6 &&
-           IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&addr)->sin6_addr);
+        return REACH_BEYOND;
+    if (addr.ss_family == AF_UNIX)
+        return REACH_UNIX;
+    bool loopback = false;
+    if (addr.ss_family == AF_INET) {
+        loopback = ntohl(((struct sockaddr_in *)&addr)->sin_addr.s_addr) >> 24 == 127;
+    } else if (addr.ss_family == AF_INET6) {
+        const struct in6_addr *v6 = &((struct sockaddr_in6 *)&addr)->sin6_addr;
+        loopback = IN6_IS_ADDR_LOOPBACK(v6) || (IN6_IS_ADDR_V4MAPPED(v6) && v6->s6_addr[12] == 127);
+    }
+    return loopback ? REACH_LOOPBACK : REACH_BEYOND;
+}
+
+/*
+ * With neither tokens nor `insecure`: may this address be served at all, and can a browser of this machine reach it?
+ * Our own sockets beyond loopback were refused at start, a host's daemon's are here.
+ */
+static int check_reach(struct eb_http_request *request, bool *ret_browsers, struct eb_error *err)
+{
+    if (request->listener) {
+        *ret_browsers = eb_listener_checks_host(request->listener);
+        return 0;
+    }
+    enum reach reach = reach_of(request);
+    *ret_browsers = reach == REACH_LOOPBACK;
+    if (reach != REACH_BEYOND)
+        return 0;
+    return eb_fail(err, EB_FORBIDDEN,
+                   "this address reaches beyond this machine: the bus embedded here answers on it only with "
+                   "token_file (one token a line) or insecure = true");
 }
 
 static int check_host(struct eb_http_request *request, struct eb_error *err)
@@ -247,10 +272,15 @@ static int check_cross_site(struct eb_http_request *request, struct eb_error *er
 }
 
 /* Without a token the loopback address is the only guard, and a browser of this machine is inside of it. */
-static int check_browser(struct eb_http_request *request, struct eb_error *err)
+static int check_way_in(struct eb_http_request *request, struct eb_error *err)
 {
     const struct eb_policy *policy = request->policy;
-    if (policy->tokens || policy->insecure || !on_loopback(request))
+    bool browsers = false;
+    if (policy->tokens || policy->insecure)
+        return 0;
+    if (check_reach(request, &browsers, err) < 0)
+        return -1;
+    if (!browsers)
         return 0;
     if (check_host(request, err) < 0)
         return -1;
@@ -292,7 +322,7 @@ static bool header_token(const struct eb_policy *policy, const char *value, size
 
 int eb_auth_check(struct eb_http_request *request, bool open, struct eb_error *err)
 {
-    if (check_browser(request, err) < 0)
+    if (check_way_in(request, err) < 0)
         return -1;
     if (!request->policy->tokens || open)
         return 0;

@@ -245,6 +245,23 @@ void eb_linger(struct eb_net *net, struct MHD_Connection *connection);
 bool eb_linger_tick(struct eb_net *net, int64_t now_ms);
 void eb_linger_finish(struct eb_net *net);
 
+/* ---- host.c: requests of a host's own daemon (net.h) ---- */
+
+struct eb_host_side; /* what was announced by a host's daemons and not completed */
+int eb_host_side_create(struct eb_net *net, struct eb_host_side **ret);
+/** After the host's daemons are stopped. NULL is fine. */
+void eb_host_side_destroy(struct eb_host_side *side);
+
+/* ---- one request, as libmicrohttpd tells it (http.c): for our own daemons and host.c ---- */
+
+enum MHD_Result eb_net_handle(struct eb_net *net, struct MHD_Connection *connection,
+                              const char *url, const char *method, const char *version,
+                              const char *upload_data, size_t *upload_data_size, void **req_cls);
+void eb_net_completed(struct eb_net *net, struct MHD_Connection *connection, void **req_cls,
+                      enum MHD_RequestTerminationCode why);
+/** MHD_OPTION_URI_LOG_CALLBACK: keeps the raw URI, so that %2F in a topic is not split. NULL: out of memory. */
+void *eb_net_raw_uri(void *net, const char *uri, struct MHD_Connection *connection);
+
 /* ---- the net ---- */
 
 #define EB_LINGER_MAX   64
@@ -262,6 +279,7 @@ void eb_histogram_write(struct eb_buf *out, const char *name, const char *labels
 struct eb_net {
     struct eb_bus *bus;                             /* [I] */
     struct eb_ws_side *ws;                          /* [I] */
+    struct eb_host_side *host;                      /* [I] */
     char *ws_path;                                  /* [I] */
     size_t max_message;                             /* [I] */
     unsigned max_connections, max_http_connections; /* [I] */
@@ -284,7 +302,7 @@ struct eb_net {
     pthread_cond_t resume_cond;               /* of the ticker */
     struct eb_resume *resume_soon;            /* [R] */
     struct eb_resume *resume_settled;         /* [R] */
-    unsigned suspended;                       /* [R] requests, without streams */
+    atomic_uint held;                         /* [a] suspended requests and streams (tick.c T2) */
     bool gate;                                /* [R] shut: no request may be suspended (H4) */
     bool tick_stop, tick_sleeps, tick_linger; /* [R] */
     pthread_t tick;                           /* [I] */

@@ -6,8 +6,8 @@
  * (N1) quiesce: no new connection, so that what follows is finite; the listening socket is ours again.
  * (N2) streams end their bodies when they have sent what is queued, WebSockets are closed: none of them waits for the other.
  * (N3) wait until no request is active, or the time is up. The bus still runs, so publishes are answered.
- * (N4) shut the gate (H4) and wait for every suspended request to be resumed: MHD_stop_daemon aborts
- *      otherwise. This has no deadline: what a request waits for is a commit or one page of the log.
+ * (N4) shut the gate (H4) and wait until every suspended request and stream has been resumed: MHD_stop_daemon
+ *      aborts otherwise. This has no deadline: what a request waits for is a commit or one page of the log.
  * (N5) stop the daemons, then the ticker that resumed for them.
  * (N6) leave the bus: the committing thread may be inside our `settled`. A fence submitted after it was taken off
  *      is answered by a later commit, so behind it nobody knows of us.
@@ -123,10 +123,15 @@ int eb_net_create(const struct eb_net_config *config, struct eb_bus *bus, struct
     rc = eb_ws_side_create(net, config, bus, &net->ws);
     if (rc < 0)
         goto stop_tick;
+    rc = eb_host_side_create(net, &net->host);
+    if (rc < 0)
+        goto destroy_ws;
     eb_bus_on_settled(bus, eb_tick_settled, net);
     *ret = net;
     return 0;
 
+destroy_ws:
+    eb_ws_side_destroy(net->ws);
 stop_tick:
     eb_tick_stop(net);
 free_net:
@@ -249,7 +254,7 @@ static void shut_gate(struct eb_net *net)
 {
     eb_lock_take(&net->resume_lock);
     net->gate = true;
-    while (net->suspended > 0)
+    while (atomic_load(&net->held) > 0)
         eb_cond_wait(&net->resume_cond, &net->resume_lock, eb_mono_ms() + 10);
     eb_lock_drop(&net->resume_lock);
 }
@@ -323,6 +328,7 @@ void eb_net_destroy(struct eb_net *net)
     if (!net)
         return;
     eb_ws_side_destroy(net->ws);
+    eb_host_side_destroy(net->host);
     eb_tick_stop(net);
     eb_linger_finish(net);
     net_free(net);

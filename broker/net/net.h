@@ -56,13 +56,20 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms);
 /** After eb_net_stop. NULL is fine. */
 void eb_net_destroy(struct eb_net *net);
 
-/* ---- a host's own daemon (embedding) ---- */
+/* ---- a host's own daemon (embedding; host.c) ---- */
 
-/** Serve one request of a host's daemon; the three functions have the form that libmicrohttpd wants. */
-enum MHD_Result eb_net_handle(struct eb_net *net, struct MHD_Connection *connection,
-                              const char *url, const char *method, const char *version,
-                              const char *upload_data, size_t *upload_data_size, void **req_cls);
-void eb_net_completed(struct eb_net *net, struct MHD_Connection *connection, void **req_cls,
-                      enum MHD_RequestTerminationCode why);
-/** MHD_OPTION_URI_LOG_CALLBACK: keeps the raw URI, so that %2F in a topic is not split. */
-void *eb_net_raw_uri(void *net, const char *uri, struct MHD_Connection *connection);
+/** Is this path (as libmicrohttpd tells it, decoded) one that only the bus answers: ws_path, /v1 and below? */
+bool eb_net_host_wants(const struct eb_net *net, const char *url);
+/**
+ * Serve one request of a host's daemon. The daemon is checked at the first call for each: what it lacks is
+ * named in a 500. Until eb_net_stop; after it the answer is 503.
+ */
+enum MHD_Result eb_net_host_handle(struct eb_net *net, struct MHD_Connection *connection,
+                                   const char *url, const char *method, const char *version,
+                                   const char *upload_data, size_t *upload_data_size,
+                                   void **req_cls);
+/** MHD_OPTION_NOTIFY_COMPLETED. False: the request is the host's own, nothing was touched. */
+bool eb_net_host_completed(struct eb_net *net, struct MHD_Connection *connection, void **req_cls,
+                           enum MHD_RequestTerminationCode why);
+/** MHD_OPTION_URI_LOG_CALLBACK. NULL: the request is the host's own (or there is no memory). */
+void *eb_net_host_raw_uri(struct eb_net *net, const char *uri, struct MHD_Connection *connection);

@@ -355,9 +355,13 @@ static ssize_t read_stream(void *ctx, uint64_t position, char *out, size_t room)
         if (atomic_load(&stream->state) == PENDING)
             continue;
         int expected = RUNNING;
+        struct eb_net *net = stream->net;
+        atomic_fetch_add(&net->held, 1); /* tick.c T2 */
         MHD_suspend_connection(stream->resume.connection);
-        if (!atomic_compare_exchange_strong(&stream->state, &expected, SUSPENDED))
+        if (!atomic_compare_exchange_strong(&stream->state, &expected, SUSPENDED)) {
             MHD_resume_connection(stream->resume.connection);
+            atomic_fetch_sub(&net->held, 1);
+        }
         return 0;
     }
 }

@@ -5,7 +5,9 @@
  * (T1) What one commit completes is resumed together, on the committing thread (eb_tick_settled): each
  *      resume makes libmicrohttpd walk its connections once, so a thousand single ones would be a thousand
  *      walks. Everything else is resumed by the ticker, many at a time for the same reason.
- * (T2) A request counted as suspended is counted off before it is resumed: afterwards it may be gone.
+ * (T2) `held` counts what libmicrohttpd holds suspended, streams too: up before the suspend, down when
+ *      MHD_resume_connection has returned. The end waits for it to be 0 (net.c N4), so after that nobody is
+ *      on the way to a connection that MHD_stop_daemon is about to free, and nobody touches the net on its account.
  * (T3) The ticker is woken under the lock: behind it the net may end, since what was resumed was the last.
  */
 #include "broker/net/http.h"
@@ -16,11 +18,12 @@
 
 #define LINGER_MS 20
 
-static void resume_all(struct eb_resume *list)
+static void resume_all(struct eb_net *net, struct eb_resume *list)
 {
     while (list) {
         struct eb_resume *next = list->next;
         MHD_resume_connection(list->connection);
+        atomic_fetch_sub(&net->held, 1); /* T2 */
         list = next;
     }
 }
@@ -43,7 +46,8 @@ bool eb_http_suspend(struct eb_http_request *request,
     struct eb_net *net = request->net;
     eb_lock_take(&net->resume_lock);
     bool may = !net->gate;
-    net->suspended += may;
+    if (may)
+        atomic_fetch_add(&net->held, 1);
     eb_lock_drop(&net->resume_lock);
     if (!may)
         return false;
@@ -57,7 +61,6 @@ void eb_http_resume_settled(struct eb_http_request *request)
 {
     struct eb_net *net = request->net;
     eb_lock_take(&net->resume_lock);
-    net->suspended--;
     request->resume.next = net->resume_settled;
     net->resume_settled = &request->resume;
     eb_lock_drop(&net->resume_lock);
@@ -65,11 +68,7 @@ void eb_http_resume_settled(struct eb_http_request *request)
 
 void eb_http_resume_soon(struct eb_http_request *request)
 {
-    struct eb_net *net = request->net;
-    eb_lock_take(&net->resume_lock);
-    net->suspended--;
-    eb_lock_drop(&net->resume_lock);
-    eb_tick_resume(net, &request->resume);
+    eb_tick_resume(request->net, &request->resume);
 }
 
 void eb_tick_settled(void *ctx)
@@ -79,7 +78,7 @@ void eb_tick_settled(void *ctx)
     struct eb_resume *list = net->resume_settled;
     net->resume_settled = NULL;
     eb_lock_drop(&net->resume_lock);
-    resume_all(list);
+    resume_all(net, list);
 }
 
 static void look_at_the_clock(struct eb_net *net)
@@ -111,7 +110,7 @@ static void *tick_main(void *ctx)
                 continue;
         }
         eb_lock_drop(&net->resume_lock);
-        resume_all(list);
+        resume_all(net, list);
         lingering = eb_linger_tick(net, now);
         if (now >= next_ms) {
             look_at_the_clock(net);

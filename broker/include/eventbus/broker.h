@@ -52,9 +52,18 @@ EB_API int eb_broker_config_load(eb_broker_config *config, const char *path,
 EB_API int eb_broker_start(const eb_broker_config *config, eb_broker **ret,
                            char err[EB_BROKER_ERROR]);
 /**
- * The orderly end: what is in flight is committed and answered, queues are sent within drain_timeout,
- * WebSockets close with 1001, callbacks of subscriptions end; then all is freed. Not from a callback. NULL is fine.
- * With a host's own daemon (below): call eb_broker_quiesce before the host's MHD_stop_daemon, this after it.
+ * First half of the end: no new connections and calls (they return -ESHUTDOWN from now on), what is in flight is
+ * committed and answered, queues are sent within drain_timeout, WebSockets close with 1001, streams end their
+ * bodies, nothing is suspended in libmicrohttpd any more. Subscriptions in the process go on. A program whose
+ * own daemon serves the bus (<eventbus/broker_mhd.h>) calls it before MHD_stop_daemon; one whose threads
+ * publish calls it before it joins them. Again: nothing. NULL is fine. Not from a callback.
+ */
+EB_API void eb_broker_quiesce(eb_broker *broker);
+/**
+ * The end: quiesce if that was not done, end the subscriptions that are still open (their handles are gone with
+ * it), close the log, free all. Calls under way are waited for; none may begin once this was called.
+ * Order with a daemon of the program's own: eb_broker_quiesce, MHD_stop_daemon, eb_broker_stop. NULL is fine. Not
+ * from a callback.
  */
 EB_API void eb_broker_stop(eb_broker *broker);
 /** Address @i that is listened on, as "127.0.0.1:3000" or "unix:PATH" (port 0 resolved); NULL behind the last. Lives as the broker. */
@@ -107,8 +116,9 @@ typedef struct eb_broker_handler {
 
 /**
  * Subscribe to a NULL-terminated list of patterns as one stream. @starting_seq as in PROTOCOL 2.3, or
- * EB_BROKER_LIVE. Returns when it stands. A slow callback is fed from the log, it loses nothing and slows nobody.
- * -EINVAL (pattern), -EMFILE (max_subscriptions), -ENOMEM, -ESHUTDOWN.
+ * EB_BROKER_LIVE. Returns when it stands; *@ret is set before the first callback. A slow callback is fed from the
+ * log, it loses nothing and slows nobody. A callback may publish, acknowledge and subscribe; @err may be NULL.
+ * -EINVAL (pattern), -ENOMEM, -ESHUTDOWN.
  */
 EB_API int eb_broker_subscribe(eb_broker *broker, const char *const *patterns,
                                uint64_t starting_seq, const eb_broker_handler *handler, void *user,
