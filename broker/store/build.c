@@ -36,8 +36,7 @@ static const char *const put_sql[PUT_COUNT] = {
     "INSERT OR IGNORE INTO topics(id, name) VALUES(?1, ?2)",
     "INSERT OR IGNORE INTO log(" EB_ROW_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9)",
     "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)",
-    "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 WHERE EXISTS(SELECT 1 FROM log WHERE seq = "
-    "?1)",
+    "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 FROM log WHERE seq = ?1",
     "INSERT OR IGNORE INTO gone(id, seq, ts) VALUES(?1, ?2, ?3)",
     "INSERT OR IGNORE INTO imported(message_id) VALUES(?1)",
 };
