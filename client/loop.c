@@ -113,8 +113,6 @@ static void handle_gap_locked(eb_client *client, const struct eb_wire *wire)
     char pattern[EB_TOPIC_MAX + 1];
     uint32_t tok, end;
 
-    if (wire->epoch[0])
-        strcpy(client->epoch, wire->epoch);
     if (wire->pattern)
         eb_stream_gap_locked(client, wire->pattern, wire);
     if (!wire->patterns)
@@ -214,6 +212,16 @@ static void pick_subscribes_locked(eb_client *client, struct eb_buf *out, int64_
     }
 }
 
+/* Is there a subscription whose answer will tell the log's epoch? It may have been ended meanwhile. */
+static bool asking_locked(const eb_client *client)
+{
+    for (const eb_subscription *sub = client->subs; sub; sub = sub->next) {
+        if (sub->state == EB_SUB_IDLE || sub->state == EB_SUB_ASKED)
+            return true;
+    }
+    return false;
+}
+
 static void pick_locked(eb_client *client, struct picked *picked)
 {
     int64_t now = eb_mono_ms();
@@ -221,6 +229,7 @@ static void pick_locked(eb_client *client, struct picked *picked)
     picked->controls = client->control_first;
     client->control_first = client->control_last = NULL;
     pick_subscribes_locked(client, &picked->subscribes, now);
+    client->hold = client->hold && asking_locked(client);
     if (client->hold)
         return;
     for (size_t bytes = 0; picked->count < PICK && bytes < OUT_HIGH;) {
@@ -501,11 +510,7 @@ static void disconnected(eb_client *client, int64_t since)
 
 static void connected_locked(eb_client *client)
 {
-    bool known = false;
-
-    for (eb_subscription *sub = client->subs; sub; sub = sub->next)
-        known |= sub->epoch[0] != '\0' && sub->state == EB_SUB_IDLE;
-    client->hold = client->inflight.acks > 0 && known;
+    client->hold = client->inflight.acks > 0 && client->epoch[0] && asking_locked(client);
     expire_locked(client, eb_mono_ms(), doubt_margin(client));
     eb_client_set_state_locked(client, EB_STATE_CONNECTED, "");
 }

@@ -297,6 +297,7 @@ void eb_stream_gap_locked(eb_client *client, const char *pattern, const struct e
     if (epoch) { /* T6 */
         sub->seen = gap->to_seq;
         sub->gap_to = 0;
+        sub->options.starting_seq = gap->to_seq + 1; /* what was asked for was another log's */
         if (gap->epoch[0])
             memcpy(sub->epoch, gap->epoch, sizeof(sub->epoch));
     } else if (sub->state == EB_SUB_ACTIVE && gap->to_seq > sub->gap_to) {

@@ -160,17 +160,20 @@ static void publish_rates(void)
 }
 
 /* The broker is gone: what each publish holds that waits for it. */
-static void memory_while_away(void)
+static void memory_while_away(pid_t broker)
 {
     eb_client *client = open_client(65536);
     eb_publication one = event();
-    long before = rss_kib();
+    long before;
 
+    kill(broker, SIGSTOP);
+    before = rss_kib();
     for (int i = 0; i < 50000; i++)
         must(eb_client_publish(client, &one, NULL, NULL), "publish");
-    printf("\nwaiting for a broker that is away: %.0f bytes a publish of %d\n",
+    printf("waiting for a broker that is away: %.0f bytes a publish of %d\n\n",
            (double)(rss_kib() - before) * 1024 / 50000, PAYLOAD);
-    eb_client_close(client, 0);
+    kill(broker, SIGCONT);
+    must(eb_client_close(client, 60000), "close");
 }
 
 int main(int argc, char **argv)
@@ -181,9 +184,8 @@ int main(int argc, char **argv)
         return 2;
     memset(payload, 'x', sizeof(payload));
     broker = start_broker(argv[1]);
+    memory_while_away(broker); /* first, while the heap is fresh */
     publish_rates();
-    kill(broker, SIGSTOP);
-    memory_while_away();
     kill(broker, SIGKILL);
     waitpid(broker, NULL, 0);
     return 0;

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from lib.broker import wait_for
-from lib.driver import RESULTS, Driver
+from lib.driver import RESULTS, SANITIZED, Driver
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_the_memory_of_a_queue_is_bounded(client):
     for _ in range(30):
         client.ok("publish_wait", topic="a", payload_size=500_000, timeout=30000)
     grown = client.rss()["kib"] - before
-    assert grown < 10 * 1024, f"{grown} KiB"
+    assert SANITIZED or grown < 10 * 1024, f"{grown} KiB"
     assert [client.next(name="p")["seq"] for _ in range(30)] == list(range(1, 31))
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lib.broker import wait_for
-from lib.driver import RESULTS, Driver
+from lib.driver import RESULTS, SANITIZED, Driver
 from lib.fake_broker import EPOCH, FakeBroker
 
 QUICK = dict(reconnect_interval=5, reconnect_interval_max=50)
@@ -182,7 +182,7 @@ def test_what_waits_is_bounded_by_bytes(driver, port):
     before = driver.rss()["kib"]
     line = driver.flood(topic="a", count=100000, pad=1000, tagged=0)
     assert line["rc"] == RESULTS["full"] and 2000 < line["taken"] < 8400, line
-    assert driver.rss()["kib"] - before < 14 * 1024
+    assert SANITIZED or driver.rss()["kib"] - before < 14 * 1024
     assert driver.publish(topic="a", payload_size=9 << 20)["rc"] == RESULTS["too_large"]
 
 
@@ -484,6 +484,47 @@ def test_resume_asks_behind_the_last_event_with_the_epoch(fake, driver):
     assert [(line["sub"], line["from_seq"], line["to_seq"], line["reason"]) for line in driver.of("gap")] == [
         ("a", 13, 20, "deleted"), ("c", 13, 20, "deleted")]  # fmt: skip
     assert numbers(driver.of("event", sub="c")) == [21]
+
+
+def test_after_an_epoch_gap_the_first_wish_is_void(fake, driver):
+    """Asked for from 100 on in a log that is gone; cut before the new log's first event came."""
+
+    async def script(send, request, connection):
+        await send({"type": "ok", "id": request["id"], "last_seq": 3, "epoch": EPOCH})
+        if broker.connections == 1:
+            await send({"type": "gap", "pattern": "a", "from_seq": 0, "to_seq": 1, "reason": "epoch", "epoch": EPOCH})
+            await connection.close(1001)
+        else:
+            await send({"type": "live", "pattern": "a", "seq": 3})
+
+    broker = stream(fake, script)
+    driver.ok("open", url=broker.url, **QUICK)
+    driver.ok("subscribe", name="s", pattern="a", start=100, epoch="00000000-0000-4000-8000-000000000009")
+    driver.wait("live")
+    assert [(r["starting_seq"], r["epoch"][-1]) for r in broker.requests] == [(100, "9"), (2, "1")]
+    position = driver.position(name="s")
+    assert (position["seq"], position["epoch"]) == (1, EPOCH)
+
+
+def test_acks_do_not_wait_for_a_subscription_that_ended(fake, driver):
+    """They are held until the epoch is known again; with nobody left to tell it they go."""
+
+    async def answer(request, send, connection):
+        if request["type"] == "ack" and broker.connections == 1:
+            connection.transport.abort()
+        elif request["type"] == "subscribe" and broker.connections == 2:
+            return
+        else:
+            await broker.be_good(request, send, connection)
+
+    broker = fake(answer)
+    driver.ok("open", url=broker.url, **QUICK)
+    driver.ok("subscribe", name="s", pattern="a")
+    driver.ok("ack", seq=1, timeout=0)
+    wait_for(lambda: len([r for r in broker.requests if r["type"] == "subscribe"]) == 2, what="the second subscribe")
+    driver.ok("end", name="s")
+    driver.ok("flush", timeout=20000)
+    assert [r["type"] for r in broker.requests] == ["subscribe", "ack", "subscribe", "unsubscribe", "ack"]
 
 
 def test_a_resubscription_that_is_refused_is_dead(fake, driver):
