@@ -87,6 +87,7 @@ struct eb_sqlite {
     unsigned wal_frames;                       /* [C] in the WAL after the last commit */
     unsigned wal_try;  /* [C] frames at which the next checkpoint is tried */
     unsigned wal_owed; /* [C] frames that the last checkpoint left */
+    bool wal_shrinks; /* [C] pages given back that the file has not lost yet: a checkpoint is due */
 
     struct eb_gate gate;
 

@@ -123,6 +123,7 @@ static int checkpoint(struct eb_sqlite *e)
         return eb_sqlite_failed(e, rc, "bringing the WAL into the file");
     atomic_fetch_add_explicit(&e->counters->checkpoints, 1, memory_order_relaxed);
     e->wal_owed = log > done ? (unsigned)(log - done) : 0;
+    e->wal_shrinks = e->wal_shrinks && e->wal_owed;
     return 0;
 }
 
@@ -153,6 +154,7 @@ static int vacuum_step(struct eb_sqlite *e, bool *ret_more)
                           NULL, NULL, NULL);
     if (rc != SQLITE_OK)
         return eb_sqlite_failed(e, rc, "giving free pages back");
+    e->wal_shrinks = true;
     *ret_more = freed - VACUUM_PAGES > keep;
     return 0;
 }
@@ -167,6 +169,8 @@ int eb_wal_tidy(struct eb_engine *engine, bool *ret_more)
         result = checkpoint(e);
     if (result == 0)
         result = vacuum_step(e, &more);
+    if (result == 0 && !more && e->wal_shrinks)
+        result = checkpoint(e); /* only now the file gets shorter: min_free may wait for it */
     if (result < 0)
         return result;
     eb_sqlite_show(e);

@@ -488,6 +488,13 @@ static void commit_group_locked(struct eb_store *store, struct eb_op *ops)
 
 /* ---- the thread ---- */
 
+static void give_turn(struct eb_store *store)
+{
+    store->janitor_asks = false;
+    store->janitor_turn = true;
+    pthread_cond_signal(&store->janitor_cond);
+}
+
 /*
  * Wait for work, and give the janitor the turn it asked for before the next group. False: the end.
  * The backlog is the writer's alone between its own calls, so it may be read without the commit lock.
@@ -495,12 +502,11 @@ static void commit_group_locked(struct eb_store *store, struct eb_op *ops)
 static bool wait_for_work(struct eb_store *store)
 {
     eb_lock_take(&store->queue_lock);
-    if (store->janitor_asks) {
-        store->janitor_asks = false;
-        store->janitor_turn = true;
-        pthread_cond_signal(&store->janitor_cond);
-    }
+    if (store->janitor_asks)
+        give_turn(store);
     while (store->janitor_turn || (!store->head && !store->backlog && !store->stopping)) {
+        if (store->janitor_asks && !store->janitor_turn)
+            give_turn(store); /* asked while we were on our way to sleep: nobody else wakes it */
         store->writer_sleeps = !store->janitor_turn;
         eb_cond_wait(&store->writer_cond, &store->queue_lock, -1);
     }
