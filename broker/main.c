@@ -188,6 +188,7 @@ static int run(struct eb_settings *settings, int argc, char **argv)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a full disk to us, not our death */
 
     if (setup_log(settings) < 0 || fit_file_limit(settings) < 0)
         return 1;
