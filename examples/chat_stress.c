@@ -188,24 +188,31 @@ static void remove_log(const struct chat *chat)
     rmdir(chat->folder);
 }
 
-int main(int argc, char **argv)
+static int parse_arguments(int argc, char **argv, size_t *ret_messages, const char **ret_storage)
 {
     static const struct option options[] = {
         {"messages", required_argument, NULL, 'm'}, {"storage", required_argument, NULL, 's'}, {0}};
+    int opt;
+    while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        char *end;
+        if (opt == 'm' && (*ret_messages = strtoul(optarg, &end, 10), *end == '\0') &&
+            *ret_messages > 0)
+            continue;
+        if (opt != 's')
+            return -1;
+        *ret_storage = optarg;
+    }
+    return optind == argc ? 0 : -1;
+}
+
+int main(int argc, char **argv)
+{
     struct chat chat = {.wanted = 1000};
     const char *storage = "sqlite";
     eb_broker *broker = NULL;
-    int opt;
-    while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        char *end = "x";
-        if (opt == 'm' &&
-            (chat.wanted = strtoul(optarg, &end, 10), *end == '\0' && chat.wanted > 0))
-            continue;
-        if (opt != 's') {
-            fprintf(stderr, "usage: chat_stress [--messages N] [--storage sqlite|memory]\n");
-            return 2;
-        }
-        storage = optarg;
+    if (parse_arguments(argc, argv, &chat.wanted, &storage) < 0) {
+        fprintf(stderr, "usage: chat_stress [--messages N] [--storage sqlite|memory]\n");
+        return 2;
     }
     eb_broker_log("warn", "text", NULL);
     int rc = start_broker(&chat, storage, &broker);

@@ -3,7 +3,8 @@
  *
  * The whole trick: the cursor (seq and epoch of the last event it handled) lives in the same SQLite file as the
  * users and is moved in the same transaction. After a crash it asks for what comes behind the cursor; an event is
- * therefore applied once, however often either side is killed. GET /users on port 5000 shows the copy.
+ * therefore applied once, however often either side is killed. GET /users on port 5000 shows the copy, and how
+ * many events were applied to each user.
  *
  *   user_sync [--url ws://127.0.0.1:3000/ws] [--db users_copy.db] [--port 5000]
  */
@@ -57,12 +58,12 @@ static int open_copy(struct sync *sync)
     if (sqlite3_open(sync->path, &sync->db) != SQLITE_OK)
         return complain(sync->path, sqlite3_errmsg(sync->db));
     return run_sql(
-        sync->db,
-        "PRAGMA journal_mode = WAL;"
-        "PRAGMA synchronous = FULL;"
-        "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL);"
-        "CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1),"
-        "                                  seq INTEGER NOT NULL, epoch TEXT NOT NULL);");
+        sync->db, "PRAGMA journal_mode = WAL;"
+                  "PRAGMA synchronous = FULL;"
+                  "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL,"
+                  "                                 events INTEGER NOT NULL DEFAULT 1);"
+                  "CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1),"
+                  "                                  seq INTEGER NOT NULL, epoch TEXT NOT NULL);");
 }
 
 static void read_cursor(sqlite3 *db, uint64_t *ret_seq, char ret_epoch[37])
@@ -109,7 +110,7 @@ static int apply(sqlite3 *db, const eb_message *message)
     else
         rc = run_bound(db,
                        "INSERT INTO users(id, username) VALUES (?, ?) ON CONFLICT(id) DO UPDATE "
-                       "SET username = excluded.username",
+                       "SET username = excluded.username, events = events + 1",
                        json_object_get_int64(id), json_object_get_string(name));
     json_object_put(user);
     return rc;
@@ -204,8 +205,8 @@ static struct json_object *list_users(const char *path)
     sqlite3_stmt *stmt = NULL;
     struct json_object *list = json_object_new_array();
     if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK &&
-        sqlite3_prepare_v2(db, "SELECT id, username FROM users ORDER BY id", -1, &stmt, NULL) ==
-            SQLITE_OK) {
+        sqlite3_prepare_v2(db, "SELECT id, username, events FROM users ORDER BY id", -1, &stmt,
+                           NULL) == SQLITE_OK) {
         while (sqlite3_step(stmt) == SQLITE_ROW) {
             struct json_object *user = json_object_new_object();
             json_object_object_add(user, "id",
@@ -213,6 +214,8 @@ static struct json_object *list_users(const char *path)
             json_object_object_add(
                 user, "username",
                 json_object_new_string((const char *)sqlite3_column_text(stmt, 1)));
+            json_object_object_add(user, "events",
+                                   json_object_new_int64(sqlite3_column_int64(stmt, 2)));
             json_object_array_add(list, user);
         }
     }
