@@ -397,6 +397,12 @@ void eb_stream_notify_locked(eb_subscription *sub);
 void eb_subscription_unref_locked(eb_subscription *sub);
 void eb_subscription_unlink_locked(eb_subscription *sub);
 
+/**
+ * answers.c: take one message of the broker. 0; 1 to end the reading turn (a queue is full); negative: the
+ * connection is given up, and ->broken says why.
+ */
+int eb_answers_take(eb_client *client, const char *text, size_t len);
+
 /* loop.c, callbacks.c: the threads */
 void *eb_client_io_thread(void *client);
 void *eb_client_cb_thread(void *client);

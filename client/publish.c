@@ -181,6 +181,7 @@ static int take_and_wait(eb_client *client, struct eb_request *request, eb_recei
     shrink(&request->text);
     eb_cond_init(&waiter.cond);
     eb_lock_take(&client->lock);
+    /* cppcheck-suppress autoVariables; taken back before we leave */
     request->waiter = &waiter;
     rc = take_locked(client, request, deadline);
     if (rc == 0) {

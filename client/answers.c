@@ -1,0 +1,110 @@
+/*
+ * answers.c - one message of the broker, to the request or the subscriptions that it concerns.
+ *
+ * (A1) A message is decoded without the lock; under it, it only moves what is already understood.
+ * (A2) Answers are matched by id alone: they may come in another order than the requests went.
+ * (A3) An answer that cannot be understood ends its request as INTERNAL; a message that cannot be, the connection.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/internal.h"
+
+static int bad_answer(eb_client *client, const char *why)
+{
+    snprintf(client->broken, sizeof(client->broken), "%s", why);
+    return -EPROTO;
+}
+
+static bool read_receipts(eb_client *client, struct eb_request *request, const struct eb_wire *wire)
+{
+    uint32_t tok;
+
+    if (request->kind == EB_REQUEST_ACK)
+        return true;
+    if (request->kind == EB_REQUEST_PUBLISH) {
+        request->receipts[0].seq = wire->seq;
+        request->receipts[0].duplicate = wire->duplicate;
+        memcpy(request->receipts[0].message_id, wire->message_id, sizeof(wire->message_id));
+        return wire->has_seq && wire->message_id[0];
+    }
+    if (!wire->results)
+        return false;
+    tok = wire->results + 1;
+    for (size_t i = 0; i < request->count; i++) {
+        if (tok >= client->json.tokens[wire->results].next ||
+            !eb_wire_receipt(&client->json, tok, &request->receipts[i]))
+            return false;
+        tok = client->json.tokens[tok].next;
+    }
+    return true;
+}
+
+static void handle_answer_locked(eb_client *client, const struct eb_wire *wire)
+{
+    struct eb_request *request;
+
+    if (!wire->has_id)
+        return; /* an error nobody waits for: of an unsubscribe */
+    request = eb_inflight_find(&client->inflight, wire->id);
+    if (!request) {
+        eb_stream_answer_locked(client, wire);
+        return;
+    }
+    if (wire->type == EB_WIRE_ERROR) {
+        eb_client_set_error_locked(client, wire->text);
+        eb_request_complete_locked(client, request, wire->result);
+        return;
+    }
+    if (!read_receipts(client, request, wire)) {
+        eb_client_set_error_locked(client, "the broker's answer cannot be understood");
+        eb_request_complete_locked(client, request, EB_RESULT_INTERNAL);
+        return;
+    }
+    eb_request_complete_locked(client, request, EB_RESULT_OK);
+}
+
+static void handle_gap_locked(eb_client *client, const struct eb_wire *wire)
+{
+    char pattern[EB_TOPIC_MAX + 1];
+    uint32_t tok, end;
+
+    if (wire->pattern)
+        eb_stream_gap_locked(client, wire->pattern, wire);
+    if (!wire->patterns)
+        return;
+    end = client->json.tokens[wire->patterns].next;
+    for (tok = wire->patterns + 1; tok < end; tok = client->json.tokens[tok].next) {
+        if (eb_wire_pattern(&client->json, tok, pattern))
+            eb_stream_gap_locked(client, pattern, wire);
+    }
+}
+
+int eb_answers_take(eb_client *client, const char *text, size_t len)
+{
+    struct eb_wire wire;
+    const char *why = "out of memory";
+    int rc = eb_wire_decode(&wire, &client->json, text, len, &why);
+    bool full = false;
+
+    if (rc < 0)
+        return bad_answer(client, why);
+    if (wire.type == EB_WIRE_OTHER)
+        return 0;
+    eb_lock_take(&client->lock);
+    if (wire.type == EB_WIRE_EVENT) {
+        eb_stream_event_locked(client, wire.item, wire.pattern);
+        for (eb_subscription *sub = client->subs; sub && !full; sub = sub->next)
+            full = sub->full && sub->state == EB_SUB_ACTIVE;
+    } else if (wire.type == EB_WIRE_LIVE) {
+        eb_stream_live_locked(client, wire.pattern, wire.seq);
+    } else if (wire.type == EB_WIRE_GAP) {
+        handle_gap_locked(client, &wire);
+    } else {
+        handle_answer_locked(client, &wire);
+    }
+    eb_lock_drop(&client->lock);
+    eb_item_unref(wire.item);
+    return full;
+}
