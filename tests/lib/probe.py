@@ -59,7 +59,7 @@ class Ws:
         self.sock.settimeout(PATIENCE)
         self.sock.connect(("127.0.0.1", port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.proto = ClientConnection(parse_uri(f"ws://127.0.0.1:{port}{path}"), subprotocols=[protocol] if protocol else None, max_size=None)
+        self.proto = ClientConnection(parse_uri(f"ws://127.0.0.1:{port}{path}"), subprotocols=protocol.split(", ") if protocol else None, max_size=None)
         request = self.proto.connect()
         for name, value in headers:
             request.headers[name] = value
@@ -129,6 +129,10 @@ class Ws:
 
     def answer(self, id):
         return self.take(lambda m: m["type"] in ("ok", "error", "pong") and m.get("id") == id and type(m.get("id")) is type(id))
+
+    def answer_null(self):
+        """The next error of a request whose id was not given or not readable."""
+        return self.take(lambda m: m["type"] == "error" and m["id"] is None)
 
     def pub(self, topic, payload="", ttl=None, **data):
         request = {"type": "publish", "data": {"topic": topic, "payload": payload, **data}}
