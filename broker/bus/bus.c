@@ -204,26 +204,46 @@ static size_t rows_locked(const struct eb_session *session)
     return rows;
 }
 
+/* A row's place: its session, and its number there from the oldest on, so that new ones come behind. */
+#define PLACE_BITS 20
+
+/* The rows of @session (@rows in all) from number @skip on, at most @max of them. */
+static void list_locked(struct eb_session *session, size_t rows, size_t skip, size_t max,
+                        struct eb_subscription_info *ret)
+{
+    size_t number = rows; /* the newest comes first in the list */
+    for (struct eb_sub *sub = session->subs; sub != NULL; sub = sub->next) {
+        for (uint32_t i = 0; i < sub->count; i++) {
+            number--;
+            if (number < skip || number - skip >= max)
+                continue;
+            ret[number - skip].place = session->number << PLACE_BITS | (number + 1);
+            describe_locked(session, sub, &sub->entries[i].pattern, &ret[number - skip]);
+        }
+    }
+}
+
 size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
                             struct eb_subscription_info **ret)
 {
     struct eb_subscription_info *list = NULL;
     struct eb_session *session = NULL;
+    uint64_t first = after >> PLACE_BITS;
     size_t count = 0;
-    bool full = false;
-    while (!full && (session = eb_bus_next_session(bus, session, after)) != NULL) {
+    while (count < max &&
+           (session = eb_bus_next_session(bus, session, first > 0 ? first - 1 : 0)) != NULL) {
+        size_t skip = session->number == first ? after & (((size_t)1 << PLACE_BITS) - 1) : 0;
         eb_lock_take(&session->lock);
-        size_t rows = rows_locked(session);
-        full = count > 0 && count + rows > max;
+        size_t rows = rows_locked(session), room = max - count;
+        size_t wanted = rows > skip ? rows - skip : 0;
+        wanted = wanted < room ? wanted : room;
         struct eb_subscription_info *more = NULL;
-        if (rows > 0 && !full)
-            more = realloc(list, (count + rows) * sizeof(*list));
+        if (wanted > 0)
+            more = realloc(list, (count + wanted) * sizeof(*list));
         if (more != NULL) {
             list = more;
-            for (struct eb_sub *sub = session->subs; sub != NULL; sub = sub->next) {
-                for (uint32_t i = 0; i < sub->count; i++)
-                    describe_locked(session, sub, &sub->entries[i].pattern, &list[count++]);
-            }
+            list_locked(session, rows, skip, wanted, list + count);
+            count += wanted;
         }
         eb_lock_drop(&session->lock);
     }

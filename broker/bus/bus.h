@@ -244,13 +244,14 @@ void eb_read_finish(struct eb_read *read);
 /* ---- what is there ---- */
 
 struct eb_subscription_info {
+    uint64_t place;   /* in the list, below 2^53; means nothing else */
     uint64_t session; /* its number */
     char pattern[EB_TOPIC_MAX + 1];
     const char *state; /* "live", "lagging", "replaying" */
     uint64_t cursor;
 };
 uint64_t eb_session_number(struct eb_session *session); /* unique in this process, from 1 */
-/** Subscriptions of sessions numbered above @after; whole sessions only, stops at @max rows. Malloc'd; returns count. */
+/** Subscriptions behind the place @after (0: from the first), at most @max. Malloc'd; returns count. */
 size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
                             struct eb_subscription_info **ret);
 

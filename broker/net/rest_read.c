@@ -274,9 +274,7 @@ enum MHD_Result eb_rest_subscriptions(struct eb_http_request *request)
         eb_buf_printf(&body, ",\"state\":\"%s\",\"cursor\":%llu}", rows[i].state,
                       (unsigned long long)rows[i].cursor);
     }
-    /* Whole sessions only: the page may end before its limit, by less than one session's subscriptions. */
-    bool more = count > 0 && count + eb_bus_config(bus)->max_subscriptions > limit;
-    write_next(&body, more, count > 0 ? rows[count - 1].session : 0);
+    write_next(&body, count == limit, count > 0 ? rows[count - 1].place : 0);
     free(rows);
     return eb_http_json(request, 200, &body);
 }
