@@ -127,6 +127,17 @@ int eb_ce_finish_core(struct eb_ce_core *core, struct eb_cloudevent *event, cons
 
 /* ---- structured mode ---- */
 
+/* What the specification itself names is text, in JSON too; extensions may be booleans and integers. */
+static bool is_text_attribute(const char *name, size_t len)
+{
+    static const char *const names[] = {"specversion", "id",   "source",    "type",
+                                        "subject",     "time", "dataschema"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        if (named(name, len, names[i]))
+            return true;
+    return false;
+}
+
 /* The canonical string form of an attribute's JSON value (CloudEvents type system). */
 static int attribute_text(struct eb_json *json, uint32_t tok, const char *name, size_t name_len,
                           const char **ret, size_t *ret_len, struct eb_error *err)
@@ -138,6 +149,9 @@ static int attribute_text(struct eb_json *json, uint32_t tok, const char *name, 
         *ret = eb_json_string(json, tok, ret_len);
         return 0;
     }
+    if (is_text_attribute(name, name_len))
+        return eb_fail(err, EB_INVALID_REQUEST, "CloudEvents attribute \"%s\" must be a string",
+                       eb_quote(quoted, sizeof(quoted), name, name_len));
     if (token->type == EB_JSON_TRUE || token->type == EB_JSON_FALSE ||
         eb_json_int64(json, tok, &number)) {
         *ret = json->text + token->start;
@@ -269,11 +283,16 @@ static int hex_digit(char c)
 
 void eb_ce_header_value(struct eb_buf *out, const char *value, size_t len)
 {
-    if (len >= 2 && value[0] == '"' && value[len - 1] == '"') {
+    bool quoted = len >= 2 && value[0] == '"' && value[len - 1] == '"';
+    if (quoted) {
         value++;
         len -= 2;
     }
     for (size_t i = 0; i < len; i++) {
+        if (quoted && value[i] == '\\' && i + 1 < len) { /* a quoted-pair stands for its second */
+            eb_buf_add(out, &value[++i], 1);
+            continue;
+        }
         int high = value[i] == '%' && i + 2 < len ? hex_digit(value[i + 1]) : -1;
         int low = high >= 0 ? hex_digit(value[i + 2]) : -1;
         char byte = low >= 0 ? (char)(high << 4 | low) : value[i];
