@@ -137,8 +137,9 @@ static const struct setting table[] = {
      "0: off.",
      "Off: trusted services."},
     {"ping_interval", KIND_DURATION, AT(ping_interval), "30s", 0, MAX_TIME, NULL, true, true,
-     "A WebSocket that was silent this long is pinged, and closed when it stays silent as long "
-     "again; 0: off.",
+     "Every WebSocket is pinged so often, and closed (1013) when nothing came from it until the "
+     "next "
+     "ping; 0: off.",
      "Shorter than the 60 s of usual proxies."},
     {"idle_timeout", KIND_DURATION, AT(idle_timeout), "0", 0, MAX_TIME, NULL, true, true,
      "Close a WebSocket from which nothing came for this long, not even a pong; 0: off.",

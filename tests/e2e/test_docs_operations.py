@@ -2,6 +2,7 @@
 import configparser
 import re
 import shutil
+import sqlite3
 import subprocess
 
 import pytest
@@ -85,3 +86,76 @@ def test_every_setting_that_is_named_exists():
     assert len(known) > 30
     named = set(re.findall(r"`(\w+) = [^`]*`", page.read(PAGE))) - {"location"}  # nginx's
     assert named and named <= known, named - known
+
+
+def section(title):
+    """The commands of the first block under that heading."""
+    return re.search(rf"^## {re.escape(title)}\n+```\n(.*?)^```$", page.read(PAGE), re.S | re.M).group(1).splitlines()
+
+
+def daemon(line, names):
+    """A command of the page with real paths for its words in capitals. It must end by itself, with 0."""
+    words = [str(names.get(word, word)) for word in line.split()]
+    assert words[0] == "eventbusd"
+    done = subprocess.run([str(BUILD / "broker" / "eventbusd"), *words[1:]], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (line, done)
+    return done.stdout
+
+
+def serves(start_broker, line, names):
+    """The last line of a section starts a broker on what was made."""
+    assert line.split()[:2] == ["eventbusd", "--db"]
+    return start_broker(db=names[line.split()[2]])
+
+
+@pytest.fixture
+def log(broker):
+    for i in range(3):
+        broker.publish("user.created", b"%d" % i)
+    return broker
+
+
+def payloads(broker):
+    return [event["payload"] for event in broker.events()]
+
+
+def test_backup_and_restore_as_the_page_types_them(log, start_broker, tmp_path):
+    """Beside the running broker; the restored log has the events and another epoch."""
+    names = {"PATH": log.db, "COPY": tmp_path / "copy.db", "NEW": tmp_path / "new.db"}
+    [backup] = section("Backup")
+    daemon(backup, names)
+    log.publish("user.created", b"later")
+    restore, start = section("Restore")
+    daemon(restore, names)
+    restored = serves(start_broker, start, names)
+    assert payloads(restored) == ["0", "1", "2"]
+    assert restored.stats()["epoch"] != log.stats()["epoch"]
+
+
+def test_verify_and_repair_as_the_page_types_them(log, start_broker, tmp_path):
+    log.stop()
+    names = {"PATH": log.db, "DAMAGED": log.db, "NEW": tmp_path / "new.db"}
+    [verify] = section("Verify")
+    assert "3 events whole" in daemon(verify, names)
+    with open(log.db, "r+b") as file:
+        file.write(bytes(100))  # the header of the file
+    before = log.db.read_bytes()
+    repair, start = section("Repair")
+    daemon(repair, names)
+    assert log.db.read_bytes() == before
+    assert payloads(serves(start_broker, start, names)) == ["0", "1", "2"]
+
+
+def test_import_as_the_page_types_it(start_broker, tmp_path):
+    names = {"OLD": tmp_path / "old.db", "NEW": tmp_path / "new.db"}
+    with sqlite3.connect(names["OLD"]) as old:
+        old.executescript(
+            "CREATE TABLE messages(seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, metadata TEXT NOT NULL,"
+            " ttl INTEGER NOT NULL, status TEXT NOT NULL DEFAULT 'pending');"
+            "CREATE TABLE processed_messages(message_id TEXT PRIMARY KEY);"
+        )
+        old.execute("INSERT INTO messages(topic, payload, metadata, ttl) VALUES ('chat.a', CAST('hi' AS BLOB), '{\"timestamp\":1700000000,\"content_type\":\"text/plain\"}', 0)")
+    old.close()
+    [command] = section("Import from prk_eventbus 0.1")
+    daemon(command, names)
+    assert payloads(start_broker(db=names["NEW"])) == ["hi"]

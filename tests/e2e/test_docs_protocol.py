@@ -1,12 +1,15 @@
 """docs/protocol.md: its conversations are played against a real broker, its tables are held against it."""
 import json
 import re
+import sqlite3
+import subprocess
 import urllib.parse
 import uuid
 
 import pytest
 
 from lib import page
+from lib.broker import wait_for
 from lib.ws import JSON_V1, WebSocket
 
 PAGE = "docs/protocol.md"
@@ -91,3 +94,32 @@ def test_the_first_request_decides_who_is_an_older_client(broker):
         with WebSocket(broker.port, protocol=None) as ws:
             ws.send(first)
             assert ws.next()["type"] == answer
+
+
+def test_the_first_conversation_by_hand(broker, tmp_path):
+    """The command under "Try it", and what is typed into it."""
+    [command] = [text.strip() for kind, text in page.blocks(PAGE) if kind == "sh"]
+    assert command == "python3 -m websockets ws://127.0.0.1:3000/ws"
+    out = tmp_path / "said"
+    with open(out, "w") as stdout:
+        client = subprocess.Popen(["/usr/bin/python3", *command.split()[1:-1], broker.ws_url], stdin=subprocess.PIPE, stdout=stdout, text=True)
+        try:
+            for sent, shown in turns(conversations()[0][1]):
+                client.stdin.write(sent + "\n")
+                client.stdin.flush()
+                wait_for(lambda: all(page.shape(line) in page.shape(out.read_text()) for line in shown), what="the answers")
+        finally:
+            client.stdin.close()
+            client.wait(30)
+
+
+def test_the_sqlite_shell_shows_what_the_page_says(broker):
+    broker.publish("user.created", b"alice")
+    with WebSocket(broker.port) as ws:
+        assert ws.call(type="ack", seq=1)["type"] == "ok"
+    columns = re.search(r"`SELECT \* FROM messages` in the `sqlite3` shell shows `([^`]+)`", page.read(PAGE).replace("\n", " ")).group(1)
+    with sqlite3.connect(f"file:{broker.db}?mode=ro", uri=True) as db:
+        cursor = db.execute("SELECT * FROM messages")
+        assert ", ".join(column[0] for column in cursor.description) == columns
+        assert cursor.fetchone()[-1] == "processed"
+        assert db.execute("SELECT count(*) FROM processed_messages").fetchone() == (1,)
