@@ -121,9 +121,22 @@ static bool asking_locked(const eb_client *client)
     return false;
 }
 
+/* The last request that goes in front of a subscription which was asked for meanwhile (P3). */
+static uint64_t barrier_locked(const eb_client *client)
+{
+    uint64_t barrier = UINT64_MAX;
+
+    for (const eb_subscription *sub = client->subs; sub; sub = sub->next) {
+        if (sub->state == EB_SUB_IDLE && !sub->answered && sub->after < barrier)
+            barrier = sub->after;
+    }
+    return barrier;
+}
+
 static void pick_locked(eb_client *client, struct picked *picked)
 {
     int64_t now = eb_mono_ms();
+    uint64_t barrier;
 
     picked->controls = client->control_first;
     client->control_first = client->control_last = NULL;
@@ -131,7 +144,10 @@ static void pick_locked(eb_client *client, struct picked *picked)
     client->hold = client->hold && asking_locked(client);
     if (client->hold)
         return;
+    barrier = barrier_locked(client);
     for (size_t bytes = 0; picked->count < PICK && bytes < OUT_HIGH;) {
+        if (client->inflight.unsent && client->inflight.unsent->id > barrier)
+            break;
         struct eb_request *request = eb_inflight_send_next(&client->inflight, now);
         if (!request)
             break;
