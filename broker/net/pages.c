@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#include "pages_data.h"
+#include "broker/net/pages_data.h"
 
 #define POLICY                                                                                     \
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri "       \
