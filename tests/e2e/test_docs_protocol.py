@@ -88,6 +88,17 @@ def test_every_error_code_is_on_the_page_with_its_status():
     assert {page.quoted(name)[0]: status for name, status, _ in page.table(PAGE, "test: codes")} == known
 
 
+def test_every_close_code_that_is_sent_is_on_the_page():
+    sent = set(re.findall(r"EB_WS_CLOSE_\w+ = (\d{4})", page.read("broker/net/ws_internal.h"))) - {"1000", "1005"}
+    assert {code for code, *_ in page.table(PAGE, "test: close codes")} == sent
+
+
+def test_an_events_own_ttl_beats_the_one_beside(broker):
+    with WebSocket(broker.port) as ws:
+        ws.publish("t", "x", data={"ttl": 60}, ttl=3600)
+        assert broker.get("/v1/events/1").json["ttl"] == 60
+
+
 def test_the_first_request_decides_who_is_an_older_client(broker):
     """The page's two ways out of it: an id, or a member behind the type."""
     for first, answer in (('{"id":1,"type":"ping"}', "pong"), ('{"type":"fly","wings":2}', "error")):
