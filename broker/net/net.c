@@ -19,12 +19,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 
-#define HTTP_THREADS 2
+#define NO_FILES_SAY_MS  10000
+#define NO_FILES_WAIT_MS 20
+#define HTTP_THREADS     2
 /*
  * Room for a request's line and headers: the 16 KiB of an event's headers with their prefixes, 2 KiB of others,
  * libmicrohttpd's own list of them, and room for a piece of the body. An idle WebSocket was measured at 15 KB
@@ -167,8 +170,25 @@ static size_t unescape_nothing(void *ctx, struct MHD_Connection *connection, cha
     return strlen(text);
 }
 
+/*
+ * accept() found no descriptor. A pool thread that has connections takes no more until one of them ends; one
+ * that has none asks again at once, for ever: it is held here for a moment, on its own thread.
+ */
+static void no_descriptor(bool idle)
+{
+    static _Atomic int64_t said_ms = INT64_MIN / 2;
+    int64_t now = eb_mono_ms(), said = atomic_load(&said_ms);
+    if (now - said >= NO_FILES_SAY_MS && atomic_compare_exchange_strong(&said_ms, &said, now))
+        eb_warn("EB-NO-FILES", "a connection waits: no file descriptor is left for it");
+    if (idle)
+        nanosleep(&(struct timespec){.tv_nsec = NO_FILES_WAIT_MS * 1000000L}, NULL);
+}
+
 static void log_line(void *ctx, const char *fmt, va_list args)
 {
+    static const char no_files[] = "Hit process or system resource limit at ";
+    if (strncmp(fmt, no_files, sizeof(no_files) - 1) == 0)
+        no_descriptor(fmt[sizeof(no_files) - 1] == 'F'); /* "FIRST connection", or their number */
     if (eb_log_level() < EB_LOG_DEBUG)
         return;
     char line[256];
