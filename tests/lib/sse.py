@@ -19,8 +19,8 @@ class SseEvent:
 class Sse:
     """Sse(port, "pattern=%23"): the stream is open when the constructor returns."""
 
-    def __init__(self, port, query, headers=(), timeout=30):
-        self.http = RawHttp(port, timeout)
+    def __init__(self, port, query, headers=(), timeout=30, rcvbuf=None):
+        self.http = RawHttp(port, timeout, rcvbuf)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         self.http.send(f"GET /v1/stream?{query} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")
         self.status, self.headers = self.http.head()

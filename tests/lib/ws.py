@@ -60,9 +60,9 @@ def handshake(port, *lines, path="/ws", defaults=True, key=None, rcvbuf=None):
 class WebSocket:
     """Blocking; answers no ping by itself. protocol=None asks for no subprotocol (the older client)."""
 
-    def __init__(self, port, protocol=JSON_V1, lines=()):
+    def __init__(self, port, protocol=JSON_V1, lines=(), rcvbuf=None):
         lines = [*lines, *([f"Sec-WebSocket-Protocol: {protocol}"] if protocol else [])]
-        self.sock, status, self.headers, self.buffer = handshake(port, *lines)
+        self.sock, status, self.headers, self.buffer = handshake(port, *lines, rcvbuf=rcvbuf)
         assert status == 101, (status, self.headers)
         self.ids = 0
         self.pending = []  # messages that came while another was waited for
