@@ -357,11 +357,6 @@ bool eb_pages_in_wal(const struct eb_pages *pages, uint32_t pgno)
     return find_frame(pages->newest, pages->newest_count, pgno) != 0;
 }
 
-bool eb_pages_outdated(const struct eb_pages *pages, uint32_t pgno)
-{
-    return find_frame(pages->broken, pages->broken_count, pgno) && !eb_pages_in_wal(pages, pgno);
-}
-
 int eb_pages_read_frame(struct eb_pages *pages, uint32_t frame, uint8_t *buf)
 {
     uint64_t at =

@@ -62,8 +62,6 @@ void eb_pages_close(struct eb_pages *pages);
 int eb_pages_read(struct eb_pages *pages, uint32_t pgno, uint8_t *buf);
 /** The image in a frame (from 1), whole or not. */
 int eb_pages_read_frame(struct eb_pages *pages, uint32_t frame, uint8_t *buf);
-/** Is the image that eb_pages_read gives the file's, though a frame that is not whole held a newer one? */
-bool eb_pages_outdated(const struct eb_pages *pages, uint32_t pgno);
 /** Is the page in the WAL? */
 bool eb_pages_in_wal(const struct eb_pages *pages, uint32_t pgno);
 

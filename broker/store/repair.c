@@ -264,10 +264,13 @@ static bool pass_over(struct repair *r, uint32_t pgno, enum eb_page_use use, uin
     return use == EB_USE_UNKNOWN && listed;
 }
 
-/* An older image of a page that was free when it was written holds what was deleted before. */
+/*
+ * An older image of a page that was free when it was written holds what was deleted before. Its newer image is in
+ * a frame that is not whole, maybe not even by its number: so each page that only the file has is asked.
+ */
 static bool was_free(struct repair *r, uint32_t pgno)
 {
-    if (!eb_pages_outdated(&r->pages, pgno))
+    if (!r->pages.broken_frames || eb_pages_in_wal(&r->pages, pgno))
         return false;
     r->pages.file_only = true;
     enum eb_page_use use = eb_page_use(r->old_map, pgno, NULL);

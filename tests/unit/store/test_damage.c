@@ -3,6 +3,8 @@
  *
  * The ledger is kept outside: for each row, which bytes of the file (or of the WAL) hold it. A damage that touches
  * none of them must not cost the row; one that does must cost that row alone.
+ *
+ * EB_TEST_FULL=1: more places of each kind, and a golden file of 1 GiB.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -403,8 +405,22 @@ static uint32_t some_page(struct fixture *fx, int kind, bool inner)
     return 0;
 }
 
+/* Two segments (65536 is in it), two levels of pages, a freelist with a trunk. */
 static const struct golden small = {
-    .first = 60001, .last = 71500, .deleted = 61500, .with_free = true};
+    .first = 61001, .last = 68200, .deleted = 62000, .with_free = true};
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SLOW 4 /* times */
+#else
+#define SLOW 1
+#endif
+
+/* How often of so many, when it should not take minutes. */
+static unsigned rounds_of(unsigned all)
+{
+    unsigned n = getenv("EB_TEST_FULL") ? all : all / (2 * SLOW);
+    return n ? n : 1;
+}
 
 static void on_kind(int kind, bool inner, const char *name, unsigned rounds, bool cut)
 {
@@ -412,7 +428,7 @@ static void on_kind(int kind, bool inner, const char *name, unsigned rounds, boo
     uint32_t any = some_page(fx, kind, inner);
     if (!any)
         fail_msg("the golden has no page of this kind: %s", name);
-    for (unsigned i = 0; i < rounds; i++)
+    for (unsigned i = 0; i < rounds_of(rounds); i++)
         for (enum how how = ZERO_PAGE; how <= (cut ? CUT : GARBAGE); how++)
             hit(fx, some_page(fx, kind, inner), how, name);
     destroy(fx);
@@ -483,7 +499,7 @@ static void page_one(void **state)
 {
     struct fixture *fx = make(small, 7);
     struct eb_error err;
-    for (int i = 0; i < 6; i++)
+    for (unsigned i = 0; i < rounds_of(6); i++)
         for (enum how how = ZERO_PAGE; how <= GARBAGE; how++)
             hit(fx, 1, i && how != FLIP && how != ZERO_SECTOR ? FLIP : how, "page 1");
     copy_golden(fx);
@@ -499,7 +515,7 @@ static void page_one(void **state)
 static void cut_file(void **state)
 {
     struct fixture *fx = make(small, 9);
-    for (int i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < rounds_of(8); i++) {
         struct damage d = {.how = CUT,
                            .at = fx->db_bytes / 20 + next_random(fx) % (fx->db_bytes * 19 / 20)};
         char what[80];
@@ -518,14 +534,14 @@ static void cut_file(void **state)
 static void wal(void **state)
 {
     struct golden g = {
-        .first = 1, .last = 12000, .deleted = 500, .wal_from = 8001, .with_free = true};
+        .first = 1, .last = 9000, .deleted = 500, .wal_from = 7001, .with_free = true};
     struct fixture *fx = make(g, 11);
     struct damage none = {.at = UINT64_MAX / 2};
     struct eb_error err;
     copy_golden(fx);
     assert_int_equal(eb_store_check(fx->bad, NULL, &err), 0);
     expect(fx, &none, "nothing in the WAL");
-    for (int i = 0; i < 25; i++) {
+    for (unsigned i = 0; i < 5 * rounds_of(5); i++) {
         struct damage d = {
             .wal = true, .how = i % 5, .at = next_random(fx) % (fx->wal_bytes - 5000), .len = 4096};
         char what[120];
