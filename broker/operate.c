@@ -11,6 +11,8 @@
 #include "broker/store/ops.h"
 #include "common/clock.h"
 
+enum { EXIT_LACKS = 3 };
+
 struct bar {
     const char *verb;
     bool terminal, shown;
@@ -89,6 +91,19 @@ static void summarise(const struct eb_cli *cli, const char *db, const struct eb_
         printf("%" PRIu64 " rows were left out, each named above\n", s->left_out);
 }
 
+/* A copy that was made, but not of all: the operator must not take it for a whole one. */
+static bool lacks_events(const struct eb_cli *cli, const char *db, const struct eb_ops_summary *s)
+{
+    if (!s->damaged || (cli->action != EB_ACTION_BACKUP && cli->action != EB_ACTION_RESTORE))
+        return false;
+    bool backup = cli->action == EB_ACTION_BACKUP;
+    fprintf(stderr,
+            "eventbusd: %s was made, but lacks what is damaged in %s: keep older copies, and see "
+            "what --repair NEW --db %s brings back\n",
+            backup ? cli->file : db, backup ? db : cli->file, backup ? db : cli->file);
+    return true;
+}
+
 int eb_operate(const struct eb_cli *cli, const struct eb_settings *settings)
 {
     static const char *const verbs[] = {[EB_ACTION_BACKUP] = "backup",
@@ -105,7 +120,9 @@ int eb_operate(const struct eb_cli *cli, const struct eb_settings *settings)
     end_line(&bar);
     if (rc == 0 || cli->action == EB_ACTION_VERIFY)
         summarise(cli, settings->db, &sum);
-    if (rc < 0)
+    if (rc < 0) {
         fprintf(stderr, "eventbusd: %s\n", err.message[0] ? err.message : strerror(-rc));
-    return rc == 0 ? 0 : 1;
+        return 1;
+    }
+    return lacks_events(cli, settings->db, &sum) ? EXIT_LACKS : 0;
 }

@@ -6,7 +6,8 @@
  *   one read: meta, topics, marks, ids of the deleted     what retention deleted meanwhile is taken back
  *   index, values, sync, name                             build.c
  *
- * The copy is the log up to E; of an event that was acknowledged or deleted while it was copied it has the one
+ * What cannot be read is named and counted, and the copy is made without it; only a small table that cannot be
+ * read stops it. The copy is the log up to E; of an event that was acknowledged or deleted while it was copied it has the one
  * state or the other.
  */
 #include <errno.h>
@@ -24,11 +25,12 @@
 
 #define ROWS_A_READ  512
 #define BYTES_A_READ (4u << 20)
+#define LINES_MAX    1000
 
 static const char rows_sql[] =
     "SELECT seq, topic, ts, ttl, id, content_type, headers, payload, crc,"
     " (SELECT name FROM topics WHERE id = topic), (SELECT at FROM acked WHERE acked.seq = log.seq)"
-    " FROM log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+    " FROM log WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
 
 struct source {
     const struct eb_ops *ops;
@@ -133,6 +135,20 @@ static void progress(struct source *s, uint64_t seq)
     }
 }
 
+/* The copy goes on without them: on the bad day one flipped bit must not cost the backup. */
+static void lost(struct source *s, uint64_t from, uint64_t to)
+{
+    char line[80];
+    if (from == to)
+        snprintf(line, sizeof(line), "lost: event %llu", (unsigned long long)from);
+    else
+        snprintf(line, sizeof(line), "lost: events %llu to %llu", (unsigned long long)from,
+                 (unsigned long long)to);
+    if (s->sum->damaged < LINES_MAX && s->ops->report)
+        s->ops->report(s->ops->ctx, line);
+    s->sum->damaged += to - from + 1;
+}
+
 static int one_row(struct source *s, struct eb_row *row, struct eb_error *err)
 {
     const char *topic = (const char *)sqlite3_column_text(s->rows, 9);
@@ -140,19 +156,8 @@ static int one_row(struct source *s, struct eb_row *row, struct eb_error *err)
     int rc = eb_row_read(s->rows, row);
     if (!rc)
         rc = eb_row_check(row, topic, len);
-    if (rc == -EBADMSG && s->build) {
-        eb_fail(err, EB_INTERNAL,
-                "event %llu of %.60s is damaged, no copy was made: look with `eventbusd --verify "
-                "--db %.60s`, then "
-                "--repair",
-                (unsigned long long)row->seq, s->path, s->path);
-        return -EBADMSG;
-    }
     if (rc == -EBADMSG) {
-        char line[80];
-        snprintf(line, sizeof(line), "lost: event %llu", (unsigned long long)row->seq);
-        if (++s->sum->damaged <= 1000 && s->ops->report)
-            s->ops->report(s->ops->ctx, line);
+        lost(s, row->seq, row->seq);
         return 0;
     }
     s->sum->rows++;
@@ -172,7 +177,7 @@ static int some_rows(struct source *s, uint64_t *seq, struct eb_error *err)
 {
     size_t bytes = 0;
     int n = 0, rc = 0, step;
-    sqlite3_bind_int64(s->rows, 1, (sqlite3_int64)*seq);
+    sqlite3_bind_int64(s->rows, 1, (sqlite3_int64)*seq + 1);
     sqlite3_bind_int64(s->rows, 2, (sqlite3_int64)s->end);
     sqlite3_bind_int(s->rows, 3, ROWS_A_READ);
     while ((step = sqlite3_step(s->rows)) == SQLITE_ROW && !rc) {
@@ -192,12 +197,46 @@ static int some_rows(struct source *s, uint64_t *seq, struct eb_error *err)
     return rc;
 }
 
+/* Can the first event above @seq be read, or is there none? */
+static bool readable(struct source *s, uint64_t seq)
+{
+    sqlite3_bind_int64(s->rows, 1, (sqlite3_int64)seq + 1);
+    sqlite3_bind_int64(s->rows, 2, (sqlite3_int64)s->end);
+    sqlite3_bind_int(s->rows, 3, 1);
+    int step = sqlite3_step(s->rows);
+    sqlite3_reset(s->rows);
+    return step == SQLITE_ROW || step == SQLITE_DONE;
+}
+
+/* A page of the log makes no sense: go on behind it, with as few lost as can be. */
+static void pass_page(struct source *s, uint64_t *seq)
+{
+    uint64_t bad = *seq, good = bad + 1;
+    for (uint64_t step = 1; good < s->end && !readable(s, good); step *= 2) {
+        bad = good;
+        good = good + step < s->end ? good + step : s->end;
+    }
+    while (good - bad > 1) {
+        uint64_t mid = bad + (good - bad) / 2;
+        if (readable(s, mid))
+            good = mid;
+        else
+            bad = mid;
+    }
+    lost(s, *seq + 1, good);
+    *seq = good;
+}
+
 static int all_rows(struct source *s, struct eb_error *err)
 {
     uint64_t seq = 0;
     int rc = 0;
     while (!rc && seq < s->end) {
         rc = some_rows(s, &seq, err);
+        if (rc == -EBADMSG) {
+            pass_page(s, &seq);
+            rc = 0;
+        }
         progress(s, seq);
     }
     return rc;

@@ -43,11 +43,13 @@ struct eb_ops_summary {
  * Copy the log at @path into the new file @copy, also beside a running broker: publishes go on, no read stays
  * open for longer than some milliseconds, so the WAL stays bounded. The copy is a prefix of the log, with its
  * epoch: bring it back with eb_store_restore.
- * Errors: -EEXIST (@copy is there), -ENOENT, -EBADMSG (a row failed its checksum: repair first), -EIO, -ENOSPC.
+ * An event that is damaged or cannot be read is reported (`lost: …`) and counted in @ret->damaged, and the copy is
+ * made without it: 0 says that the copy is there, @ret->damaged whether it lacks something.
+ * Errors: -EEXIST (@copy is there), -ENOENT, -EBADMSG (a small table cannot be read: repair), -EIO, -ENOSPC.
  */
 int eb_store_backup(const char *path, const char *copy, const struct eb_ops *ops,
                     struct eb_ops_summary *ret, struct eb_error *err);
-/** Make the log @target from a backup, with a new epoch. Errors as above. */
+/** Make the log @target from a backup, with a new epoch. Damaged events and errors as above. */
 int eb_store_restore(const char *copy, const char *target, const struct eb_ops *ops,
                      struct eb_ops_summary *ret, struct eb_error *err);
 /**

@@ -18,6 +18,7 @@
 
 #include "broker/store/build.h"
 #include "broker/store/check.h"
+#include "broker/store/salvage.h"
 #include "broker/store/store.h"
 #include "common/log.h"
 #include "tests/unit/store/golden.h"
@@ -87,6 +88,79 @@ static void backup_and_restore(void **state)
     assert_int_equal(golden_read(new_db, bits, 70000), sum.rows);
     assert_int_equal(eb_store_check(new_db, NULL, &err), 0);
     free(bits);
+}
+
+/* Zero @len bytes of a file at @at. */
+static void zero(const char *path, long at, size_t len)
+{
+    static const char zeros[4096];
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(zeros, 1, len, file), len);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* A leaf of the log, all its bytes zero; whose seqs it held. */
+static void zero_a_leaf(const char *path, uint64_t *ret_first, uint64_t *ret_last)
+{
+    struct eb_pages pages;
+    struct eb_roots roots;
+    struct eb_walk walk = {0};
+    struct eb_walk_step step;
+    struct eb_error err;
+    struct eb_cell cell;
+    const char *why;
+    assert_int_equal(eb_pages_open(&pages, path, NULL, &err), 0);
+    assert_int_equal(eb_roots_read(&pages, NULL, &roots, &why), 0);
+    assert_int_equal(eb_walk_begin(&walk, &pages, roots.root[EB_TREE_LOG], true), 0);
+    for (int i = 0; i < 20; i++)
+        assert_true(eb_walk_next(&walk, &step) > 0);
+    assert_true(eb_cell_read(step.node, 0, &cell));
+    *ret_first = (uint64_t)cell.rowid;
+    assert_true(eb_cell_read(step.node, step.node->cells - 1, &cell));
+    *ret_last = (uint64_t)cell.rowid;
+    long at = (long)(step.pgno - 1) * (long)pages.page_size;
+    eb_walk_finish(&walk);
+    eb_pages_close(&pages);
+    zero(path, at, 4096);
+}
+
+/* On the bad day the backup is made all the same, of all that is whole, and says by name what it lacks. */
+static void backup_names_what_it_lacks(void **state)
+{
+    struct golden g = {.first = 1, .last = 3000, .deleted = 10};
+    struct eb_ops_summary sum = {0}, seen = {0};
+    struct eb_error err;
+    uint64_t first, last, n = 0;
+    sqlite3 *db;
+    char *report = calloc(1, 8192), line[80];
+    uint8_t *bits = calloc(1, 3008);
+    struct eb_ops ops = {.ctx = report, .report = print};
+    golden_make(&g, log_db);
+    assert_int_equal(sqlite3_open(log_db, &db), 0);
+    assert_int_equal(
+        sqlite3_exec(db, "UPDATE log SET crc = crc + 1 WHERE seq = 2500", NULL, NULL, NULL), 0);
+    sqlite3_close(db);
+    zero_a_leaf(log_db, &first, &last);
+    if (eb_store_backup(log_db, copy_db, &ops, &sum, &err))
+        fail_msg("%s", err.message);
+    assert_non_null(strstr(report, "lost: event 2500\n"));
+    assert_int_equal(golden_read(copy_db, bits, 3008), sum.rows);
+    for (uint64_t seq = 1; seq <= 3000; seq++) {
+        bool want = golden_live(&g, seq) && seq != 2500 && (seq < first || seq > last);
+        if ((bits[seq / 8] >> seq % 8 & 1) != want)
+            fail_msg("event %llu, zeroed %llu to %llu: %s", (unsigned long long)seq,
+                     (unsigned long long)first, (unsigned long long)last, report);
+        n += want;
+    }
+    assert_int_equal(sum.rows, n);
+    assert_true(sum.damaged >= last - first + 2);
+    snprintf(line, sizeof(line), "to %llu\n", (unsigned long long)last);
+    assert_non_null(strstr(report, line));
+    assert_int_equal(eb_store_verify(copy_db, NULL, &seen, &err), 0);
+    free(bits);
+    free(report);
 }
 
 /* A name that is taken stays what it was, and nothing is left beside it. */
@@ -326,6 +400,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         {"ops/backup_and_restore_keep_all", backup_and_restore, setup, teardown, NULL},
+        {"ops/backup_names_what_it_lacks", backup_names_what_it_lacks, setup, teardown, NULL},
         {"ops/taken_name_is_refused", taken_name_is_refused, setup, teardown, NULL},
         {"ops/backup_beside_a_broker_is_a_prefix", backup_beside_a_broker, setup, teardown, NULL},
         {"ops/import_takes_over", import_takes_over, setup, teardown, NULL},
