@@ -192,6 +192,49 @@ static int check_method(struct eb_http_request *request, const char *method)
                    eb_quote(quoted, sizeof(quoted), method, strlen(method)));
 }
 
+struct framing {
+    unsigned hosts, lengths, codings;
+    bool chunked, spaced;
+};
+
+static enum MHD_Result look_at_header(void *ctx, enum MHD_ValueKind kind, const char *key,
+                                      size_t key_len, const char *value, size_t value_len)
+{
+    (void)kind, (void)key_len, (void)value_len;
+    struct framing *framing = ctx;
+    framing->spaced |= key[strcspn(key, " \t")] != 0;
+    framing->hosts += strcasecmp(key, MHD_HTTP_HEADER_HOST) == 0;
+    framing->lengths += strcasecmp(key, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0;
+    if (strcasecmp(key, MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0) {
+        framing->codings++;
+        framing->chunked = value && strcasecmp(value, "chunked") == 0;
+    }
+    return MHD_YES;
+}
+
+/*
+ * What two readers could read as two things (RFC 9112 3.2, 5.1, 6.1, 6.3): libmicrohttpd takes the first of several lengths
+ * and hosts, where a proxy before it may have taken another.
+ */
+static int check_framing(struct eb_http_request *request)
+{
+    struct framing framing = {0};
+    MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, look_at_header, &framing);
+    const char *why = NULL;
+    if (framing.spaced)
+        why = "there is a space in the name of a header";
+    else if (framing.hosts > 1)
+        why = "there is more than one Host";
+    else if (framing.lengths > 1)
+        why = "there is more than one Content-Length";
+    else if (framing.lengths && framing.codings)
+        why = "there are Content-Length and Transfer-Encoding: one of them must say where the body "
+              "ends";
+    else if (framing.codings > 1 || (framing.codings && !framing.chunked))
+        why = "the only Transfer-Encoding that is understood is \"chunked\"";
+    return why ? eb_fail(&request->refused, EB_INVALID_REQUEST, "%s", why) : 0;
+}
+
 /* Everything that can be said before the body. Fills request->refused. */
 static int begin(struct eb_http_request *request, const char *method)
 {
@@ -228,12 +271,35 @@ static enum MHD_Result answer_refused(struct eb_http_request *request)
     return eb_http_fail(request, &request->refused);
 }
 
+/* The answer, then the end of the connection. */
+static enum MHD_Result answer_closing(struct eb_http_request *request)
+{
+    struct eb_buf body = EB_BUF_INIT;
+    eb_peer_enter(request->peer, EB_PEER_ANSWER);
+    eb_problem_write(&body, &request->refused);
+    struct MHD_Response *response =
+        eb_buf_failed(&body)
+            ? NULL
+            : MHD_create_response_from_buffer(body.len, body.data, MHD_RESPMEM_MUST_FREE);
+    if (!response) {
+        eb_buf_finish(&body);
+        return MHD_NO;
+    }
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/problem+json");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+    request->linger = true;
+    return eb_http_queue(request->net, request->connection, request->policy,
+                         (unsigned)eb_code_http(request->refused.code), response, true);
+}
+
 static enum MHD_Result headers_in(struct eb_http_request *request, const char *method)
 {
     bool chunked;
     size_t unused;
     request->begun = true;
     eb_peer_enter(request->peer, EB_PEER_BODY);
+    if (check_framing(request) < 0)
+        return answer_closing(request); /* nobody knows where the next request begins */
     begin(request, method);
     int64_t length = body_length(request, &chunked);
     request->has_body = chunked || length > 0;
@@ -417,6 +483,16 @@ enum MHD_Result eb_net_handle(struct eb_net *net, struct MHD_Connection *connect
     }
     if (request->dispatched)
         return request->resumed(request);
+    /*
+     * libmicrohttpd reads on a connection before it asks us after a resume, unless the state in which it was
+     * suspended wanted no more input: then a peer that has shut down its sending side (a FIN behind its
+     * request, as nc and others do) is cut off without an answer to what was done. That state is only noted
+     * between two calls, so the request is begun in a second one, which follows at once.
+     */
+    if (!request->whole) {
+        request->whole = true;
+        return MHD_YES;
+    }
     request->dispatched = true;
     if (request->websocket && request->refused.code == EB_OK && request->method == EB_METHOD_GET)
         return upgrade(request, req_cls);

@@ -144,7 +144,7 @@ struct eb_http_request {
     const struct eb_route *route;
     const char *segment; /* raw */
     size_t segment_len;
-    bool begun, dispatched, websocket, has_body, drain, linger, counted;
+    bool begun, whole, dispatched, websocket, has_body, drain, linger, counted;
     struct eb_error refused; /* code EB_OK: not refused */
     struct eb_buf body;
     size_t body_limit, received;
