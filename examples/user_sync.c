@@ -260,23 +260,34 @@ static struct MHD_Daemon *serve(struct sync *sync)
                             MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_END);
 }
 
-int main(int argc, char **argv)
+static int parse_arguments(int argc, char **argv, struct sync *sync)
 {
     static const struct option options[] = {{"url", required_argument, NULL, 'u'},
                                             {"db", required_argument, NULL, 'd'},
                                             {"port", required_argument, NULL, 'p'},
                                             {0}};
-    struct sync sync = {.url = "ws://127.0.0.1:3000/ws", .path = "users_copy.db", .port = 5000};
     int opt;
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        char *rest;
+        if (opt == 'p' && (sync->port = (int)strtol(optarg, &rest, 10), *rest == '\0') &&
+            sync->port >= 0 && sync->port <= 65535)
+            continue;
         if (opt == 'u')
-            sync.url = optarg;
+            sync->url = optarg;
         else if (opt == 'd')
-            sync.path = optarg;
-        else if (opt == 'p')
-            sync.port = atoi(optarg);
+            sync->path = optarg;
         else
-            return fprintf(stderr, "usage: user_sync [--url URL] [--db FILE] [--port N]\n"), 2;
+            return -1;
+    }
+    return optind == argc ? 0 : -1;
+}
+
+int main(int argc, char **argv)
+{
+    struct sync sync = {.url = "ws://127.0.0.1:3000/ws", .path = "users_copy.db", .port = 5000};
+    if (parse_arguments(argc, argv, &sync) < 0) {
+        fprintf(stderr, "usage: user_sync [--url URL] [--db FILE] [--port N]\n");
+        return 2;
     }
     signal(SIGINT, end);
     signal(SIGTERM, end);

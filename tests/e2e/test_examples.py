@@ -127,9 +127,15 @@ def test_chat_stress_draws_a_bar_and_tells_the_rate(build):
     assert "] 100%" in "".join(shown)
 
 
-@pytest.mark.parametrize("arguments", [["--messages", "0"], ["--messages", "many"], ["--no-such"], ["extra"]])
-def test_chat_stress_refuses_what_it_does_not_understand(build, arguments):
-    run = subprocess.run([build / "examples/chat_stress", *arguments], capture_output=True, text=True, timeout=PATIENCE)
+@pytest.mark.parametrize(
+    "command",
+    ["chat_stress --messages 0", "chat_stress --messages many", "chat_stress --no-such", "chat_stress extra"]
+    + ["user_service --port x", "user_service --port 70000", "user_service extra"]
+    + ["user_sync --port x", "user_sync --port 70000", "user_sync extra"],
+)
+def test_an_example_refuses_what_it_does_not_understand(build, command):
+    program, *arguments = command.split()
+    run = subprocess.run([build / "examples" / program, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode == 2
     assert "usage" in run.stderr
 

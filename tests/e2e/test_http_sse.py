@@ -176,3 +176,13 @@ def test_1000_streams(broker):
     threads = len(list((__import__("pathlib").Path(f"/proc/{broker.pid}/task")).iterdir()))
     assert threads < 60, "streams must not cost a thread each"
     [stream.close() for stream in streams]
+
+
+def test_a_stop_without_patience_aborts_nothing(start_broker):
+    """libmicrohttpd aborts when it is stopped while a stream is suspended: with no time to drain, none may be."""
+    for _ in range(3):
+        broker = start_broker("--drain-timeout", "0")
+        streams = [Sse(broker.port, "pattern=%23") for _ in range(40)]
+        broker.publish("a", b"x")
+        assert broker.stop() == 0
+        [stream.close() for stream in streams]
