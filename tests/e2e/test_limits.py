@@ -64,7 +64,8 @@ def stop_one_of_100(start_broker, start_reader, transport, count, size):
         grown, late = rss_mib(broker) - before, rss_mib(broker) - half
         print(f"{transport}: {len(stopped.seqs)} before the stop, memory grew by {grown:.1f} MiB, {late:.1f} of it in the second half")
         if not is_sanitized(broker):
-            assert grown < 64, (grown, late)
+            # each of the 100 may hold its queue (1 MiB); what more is published must not show
+            assert grown < 256 and late < 48, (grown, late)
         assert len(stopped.seqs) < count
         lagging = [c for c in broker.get("/v1/connections?limit=1000").json["connections"] if c["lagging"]]
         assert len(lagging) == 1 and lagging[0]["queued_bytes"] <= (1 << 20) + 2 * size, lagging
@@ -124,7 +125,7 @@ def test_a_stopped_stream_is_closed_after_stall_timeout_and_resumes(start_broker
 
 @pytest.mark.parametrize("transport", ["ws", "sse"])
 def test_the_memory_of_many_slow_subscribers_is_bounded(start_broker, transport):
-    """40 that read nothing: each may cost its queue (channel_bytes) and no more, however much is published.
+    """30 that read nothing: each may cost its queue (channel_bytes) and no more, however much is published.
 
     Events are shared between queues, so the bound holds for what stands still at different places too: they are
     paused one after the other.
@@ -132,22 +133,22 @@ def test_the_memory_of_many_slow_subscribers_is_bounded(start_broker, transport)
     broker = start_broker("--channel-bytes", "128K", "--channel-capacity", "256")
     with Swarm() as swarm:
         feeds = []
-        for n in range(40):
+        for n in range(30):
             if transport == "ws":
-                feed = WsFeed(broker.port, f"ws-{n}", rcvbuf=4096)
+                feed = WsFeed(broker.port, f"ws-{n}", rcvbuf=16384)
                 feed.subscribe("load")
             else:
-                feed = SseFeed(broker.port, "pattern=load", f"sse-{n}", rcvbuf=4096)
+                feed = SseFeed(broker.port, "pattern=load", f"sse-{n}", rcvbuf=16384)
             feeds.append(swarm.add(CountFeed(feed)))
-        wait_for(lambda: broker.stats()["subscriptions"] == 40)
+        wait_for(lambda: broker.stats()["subscriptions"] == 30)
         before = rss_mib(broker)
         total = 0
         for feed in feeds:
             swarm.pause(feed)
-            total += Load(broker.port, count=100, size=4000).wait() if feed in feeds[::8] else 0
-        total += Load(broker.port, count=3000, size=4000).wait()
+            total += Load(broker.port, count=100, size=4000).wait() if feed in feeds[::6] else 0
+        total += Load(broker.port, count=400 if is_sanitized(broker) else 1200, size=4000).wait()
         grown = rss_mib(broker) - before
-        print(f"{transport}: 40 stopped readers, {total * 4000 >> 20} MiB published, memory grew by {grown:.1f} MiB")
+        print(f"{transport}: 30 stopped readers, {total * 4000 >> 20} MiB published, memory grew by {grown:.1f} MiB")
         if not is_sanitized(broker):
             assert grown < 40, grown
         for feed in feeds:
@@ -316,7 +317,7 @@ def resume_many(start_broker, clients, common):
 
 
 def test_300_clients_that_resume_at_once_share_the_readers(start_broker):
-    resume_many(start_broker, 300, 8000)
+    resume_many(start_broker, 300, 4000)
 
 
 @pytest.mark.long
