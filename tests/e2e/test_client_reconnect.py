@@ -206,6 +206,11 @@ def test_publish_wait_for_room_ends_in_time(driver, port):
 # ---- refused ----
 
 
+def failed_at_last(driver):
+    """States are told on the callback thread, later than the call that ended because of one."""
+    wait_for(lambda: driver.states()[-1:] == ["failed"], what="the state failed is told")
+
+
 def test_the_token_is_needed(start_broker, driver, tmp_path):
     (tmp_path / "tokens").write_text("sesame\n")
     broker = start_broker("--token-file", tmp_path / "tokens")
@@ -216,6 +221,7 @@ def test_the_token_is_needed(start_broker, driver, tmp_path):
         other.ok("open", url=broker.ws_url, token="mistaken")
         assert other.publish_wait(topic="a", payload="x", timeout=20000)["rc"] == RESULTS["closed"]
         assert other.publish(topic="a", payload="x")["rc"] == RESULTS["closed"]
+        failed_at_last(other)
         assert other.states() == ["connecting", "failed"] and "401" in other.last_error()["error"]
         other.ok("close")
     finally:
@@ -234,6 +240,7 @@ def test_a_refusal_for_good_fails_at_once(fake, driver, status, result):
     driver.ok("subscribe", name="s", pattern="a", timeout=0)
     (line,) = driver.wait("failed")
     assert line["rc"] == RESULTS[result] and str(status) in line["why"]
+    failed_at_last(driver)
     assert driver.states() == ["connecting", "failed"] and broker.upgrades == 1
     assert driver.wait_connected()["rc"] == RESULTS["closed"]
     assert driver.flush()["rc"] == RESULTS["closed"]
@@ -251,6 +258,7 @@ def test_a_refusal_for_now_is_tried_again(fake, driver, status):
 def test_max_retries(driver, port):
     driver.ok("open", url=f"ws://127.0.0.1:{port}/ws", max_retries=2, **QUICK)
     assert driver.publish_wait(topic="a", payload="x", timeout=20000)["rc"] == RESULTS["closed"]
+    failed_at_last(driver)
     assert driver.states() == ["connecting", "waiting", "connecting", "waiting", "connecting", "failed"]
     assert "refused" in driver.last_error()["error"]
 
