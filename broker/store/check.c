@@ -1,8 +1,8 @@
 /*
  * check.c - the look at a log before it is opened.
  *
- * Bounded by what it reads, not by the log: page 1, the freelist (as far as time allows), the WAL, the roots, and
- * the right edge of each tree with its last leaves, where a crash would have left its traces. What lies in the
+ * Bounded by what it reads, not by the log: page 1, the freelist and the WAL (as far as time allows: of a WAL of
+ * many GiB only the frames read in that time are judged, and no page behind them), the roots, and the right edge of each tree with its last leaves, where a crash would have left its traces. What lies in the
  * middle is found by the checksums when it is read (a `damaged` gap), and by --verify.
  */
 #include "broker/store/check.h"
@@ -17,6 +17,7 @@
 
 #define LAST_LEAVES 64
 #define LAST_PAGES  64
+#define WAL_MS      1000
 #define FREELIST_MS 500
 
 struct check {
@@ -27,7 +28,6 @@ struct check {
     struct eb_salvage salvage;
     struct eb_page_map *map;
     uint8_t *bits;
-    int64_t began;
     bool bad_row;
     uint64_t bad_seq;
 };
@@ -85,7 +85,7 @@ static int check_head(struct check *c)
     }
     if (eb_be32(page + 60) > EB_SCHEMA_VERSION)
         return 0; /* a newer one: said by whoever opens it */
-    if (p->count > p->file_pages && !eb_pages_in_wal(p, p->count)) {
+    if (!p->wal_partial && p->count > p->file_pages && !eb_pages_in_wal(p, p->count)) {
         char what[80];
         snprintf(what, sizeof(what), "it is cut, %u of %u pages are there", p->file_pages,
                  p->count);
@@ -324,7 +324,7 @@ static int check_freelist(struct check *c)
 {
     const char *why = NULL;
     uint64_t n;
-    int rc = eb_freelist_read(&c->pages, c->bits, c->began + FREELIST_MS, &n, &why);
+    int rc = eb_freelist_read(&c->pages, c->bits, eb_mono_ms() + FREELIST_MS, &n, &why);
     return rc == -EBADMSG ? damaged(c, why) : rc;
 }
 
@@ -342,6 +342,8 @@ static int check_ours(struct check *c)
     rc = check_roots(c);
     if (!rc)
         rc = check_wal(c);
+    if (!rc && c->pages.wal_partial)
+        return 0;
     if (!rc)
         rc = check_freelist(c);
     for (int i = 0; i < EB_TREE_COUNT && !rc; i++)
@@ -351,8 +353,8 @@ static int check_ours(struct check *c)
 
 int eb_store_check(const char *path, const char *vfs, struct eb_error *err)
 {
-    struct check c = {.path = path, .err = err, .began = eb_mono_ms()};
-    int rc = eb_pages_open(&c.pages, path, vfs, err);
+    struct check c = {.path = path, .err = err};
+    int rc = eb_pages_open_until(&c.pages, path, vfs, eb_mono_ms() + WAL_MS, err);
     if (rc)
         return rc == -ENOENT ? 0 : rc;
     if (c.pages.count) {

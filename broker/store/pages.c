@@ -20,6 +20,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/clock.h"
+
 #define WAL_HEADER   32
 #define FRAME_HEADER 24
 
@@ -101,7 +103,8 @@ static bool same(const uint32_t a[2], const uint32_t b[2])
 }
 
 /* Read all frames; which are chained to the one before is known then, whatever the header says. */
-static int wal_read(struct eb_pages *pages, bool big, const uint32_t header_sum[2])
+static int wal_read(struct eb_pages *pages, bool big, const uint32_t header_sum[2],
+                    int64_t deadline_ms)
 {
     const uint32_t ps = pages->page_size;
     uint8_t *buf = malloc(FRAME_HEADER + ps);
@@ -111,6 +114,11 @@ static int wal_read(struct eb_pages *pages, bool big, const uint32_t header_sum[
     uint32_t prev[2] = {header_sum[0], header_sum[1]};
     for (uint32_t i = 0; i < pages->frame_count && !rc; i++) {
         struct eb_wal_frame *f = &pages->frames[i];
+        if (i % 64 == 63 && eb_mono_ms() > deadline_ms) {
+            pages->wal_partial = true;
+            pages->frame_count = i;
+            break;
+        }
         rc = file_read(pages->wal, buf, FRAME_HEADER + ps,
                        WAL_HEADER + (uint64_t)i * (FRAME_HEADER + ps));
         f->pgno = eb_be32(buf);
@@ -138,6 +146,8 @@ static void wal_judge(struct eb_pages *pages, const uint32_t salt[2])
         f[i].chained = f[i].chained && same(f[i].salt, salt);
     while (!pages->wal_header_broken && run < n && f[run].chained)
         run++;
+    /* SQLite's view ends with the first run: nothing behind it is needed to know that. */
+    pages->wal_partial = pages->wal_partial && run == n;
     for (uint32_t i = run; i > 0 && !pages->sql_end; i--)
         if (f[i - 1].commit)
             pages->sql_end = i;
@@ -198,7 +208,7 @@ static int wal_index(struct eb_pages *pages)
     return 0;
 }
 
-static int wal_load(struct eb_pages *pages)
+static int wal_load(struct eb_pages *pages, int64_t deadline_ms)
 {
     uint8_t h[WAL_HEADER];
     sqlite3_int64 size = 0;
@@ -229,7 +239,7 @@ static int wal_load(struct eb_pages *pages)
     pages->frames = calloc(pages->frame_count ? pages->frame_count : 1, sizeof(*pages->frames));
     if (!pages->frames)
         return -ENOMEM;
-    rc = wal_read(pages, big, stored);
+    rc = wal_read(pages, big, stored, deadline_ms);
     if (rc)
         return rc;
     for (uint32_t i = 0; pages->wal_header_broken && i < pages->frame_count; i++) {
@@ -295,6 +305,12 @@ static int open_files(struct eb_pages *pages, const char *path)
 
 int eb_pages_open(struct eb_pages *pages, const char *path, const char *vfs, struct eb_error *err)
 {
+    return eb_pages_open_until(pages, path, vfs, INT64_MAX, err);
+}
+
+int eb_pages_open_until(struct eb_pages *pages, const char *path, const char *vfs,
+                        int64_t deadline_ms, struct eb_error *err)
+{
     uint8_t h[100] = {0};
     memset(pages, 0, sizeof(*pages));
     pages->page_size = pages->usable = EB_PAGE_SIZE;
@@ -312,7 +328,7 @@ int eb_pages_open(struct eb_pages *pages, const char *path, const char *vfs, str
     pages->db_bytes = (uint64_t)size;
     read_header(pages, h);
     if (pages->wal)
-        rc = wal_load(pages);
+        rc = wal_load(pages, deadline_ms);
     if (rc)
         goto fail;
     pages->file_pages = (uint32_t)((pages->db_bytes + pages->page_size - 1) / pages->page_size);

@@ -43,6 +43,8 @@ struct eb_pages {
     uint32_t sql_end;       /* frames that SQLite takes for committed */
     uint32_t committed_end; /* frames that were committed, by what follows them (see pages.c, W3) */
     bool wal_header_broken;
+    bool
+        wal_partial; /* the time was up before the end of what is committed: only header and frames are known */
     uint32_t broken_frames; /* not chained, up to committed_end */
     struct eb_page_at
         *newest; /* by pgno: the newest whole committed frame of each page in the WAL */
@@ -56,6 +58,9 @@ struct eb_pages {
 
 /** Open file and WAL. -ENOENT, -EACCES, -EIO, -ENOMEM; @err says which. An empty file has count 0. */
 int eb_pages_open(struct eb_pages *pages, const char *path, const char *vfs, struct eb_error *err);
+/** The same, reading the WAL until @deadline_ms (eb_mono_ms) at most: see wal_partial. */
+int eb_pages_open_until(struct eb_pages *pages, const char *path, const char *vfs,
+                        int64_t deadline_ms, struct eb_error *err);
 void eb_pages_close(struct eb_pages *pages);
 
 /** The newest committed image. 0, -ENODATA (the file ends before it), -EIO. @buf has page_size bytes. */
