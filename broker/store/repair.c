@@ -438,7 +438,7 @@ static int prepare(struct repair *r, const char *damaged, struct eb_error *err)
     return 0;
 }
 
-static int salvage_all(struct repair *r, const char *target, struct eb_error *err)
+static int salvage_all(struct repair *r, const char *path, const char *target, struct eb_error *err)
 {
     int rc = look_at_pages(r);
     if (!rc)
@@ -455,7 +455,7 @@ static int salvage_all(struct repair *r, const char *target, struct eb_error *er
         return rc;
     rc = take_rows(r);
     if (!rc && !eb_build_last_seq(r->build)) {
-        eb_fail(err, EB_INTERNAL, "not one whole event is in it: no new log was made");
+        eb_fail(err, EB_INTERNAL, "not one whole event is in %.150s: no new log was made", path);
         return -EBADMSG;
     }
     if (!rc)
@@ -496,7 +496,7 @@ int eb_store_repair(const char *damaged, const char *target, const struct eb_ops
     if (!rc)
         rc = prepare(&r, damaged, err);
     if (!rc)
-        rc = salvage_all(&r, target, err);
+        rc = salvage_all(&r, damaged, target, err);
     eb_build_destroy(r.build);
     eb_salvage_finish(&r.salvage);
     eb_pages_close(&r.pages);

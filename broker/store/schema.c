@@ -326,10 +326,11 @@ static enum eb_file_kind judge(const struct look *look, const char *path, struct
         return EB_FILE_NEWER;
     }
     if (look->application_id == 0 && look->version == 0 && look->old_tables) {
+        /* The command must fit as well. */
         eb_fail(err, EB_INTERNAL,
-                "%s is a file of prk_eventbus 0.1 and stays as it is; take it over into a new log: "
+                "%.120s is a file of prk_eventbus 0.1, left as it is; take it over: "
                 "eventbusd --import %s --db NEW",
-                path, path);
+                path, strlen(path) > 85 ? "OLD" : path);
         return EB_FILE_OLD_EVENTBUS;
     }
     if (look->application_id == 0 && look->version == 0 && look->objects == 0)
@@ -480,7 +481,7 @@ static int meta_select(sqlite3 *db, const char *key, sqlite3_stmt **ret)
 
 int eb_meta_int(sqlite3 *db, const char *key, int64_t otherwise, int64_t *ret)
 {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     int result = meta_select(db, key, &stmt);
 
     if (result < 0)
@@ -493,7 +494,7 @@ int eb_meta_int(sqlite3 *db, const char *key, int64_t otherwise, int64_t *ret)
 
 int eb_meta_text(sqlite3 *db, const char *key, char *out, size_t size)
 {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     int result = meta_select(db, key, &stmt);
 
     if (result < 0)

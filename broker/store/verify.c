@@ -119,9 +119,17 @@ static int by_value(const void *va, const void *vb)
     return *a < *b ? -1 : *a > *b;
 }
 
-/* A leaf was read: what lies between its whole rows is lost, if something in it is broken (Y1). */
-static void judge_leaf(struct verify *v, const struct eb_walk_step *step, bool suspect)
+/* Is the leaf's last cell a whole row, @seq? Then nothing of it is lost behind that. */
+static bool ends_with(const struct eb_node *node, uint64_t seq)
 {
+    struct eb_cell cell;
+    return node->cells && eb_cell_read(node, node->cells - 1, &cell) && (uint64_t)cell.rowid == seq;
+}
+
+/* A leaf was read: what lies between its whole rows is lost, if something in it is broken (Y1). */
+static void judge_leaf(struct verify *v, const struct eb_walk_step *step, bool page_suspect)
+{
+    bool suspect = page_suspect || v->bad_cells;
     uint64_t low = step->low > 0 ? (uint64_t)step->low : 0;
     uint64_t high = step->high == INT64_MAX ? OPEN_END : (uint64_t)step->high;
     uint64_t before = v->last > low ? v->last : low;
@@ -134,7 +142,7 @@ static void judge_leaf(struct verify *v, const struct eb_walk_step *step, bool s
             add_range(v, &v->lost, before + 1, v->seqs[i] - 1);
         before = v->seqs[i];
     }
-    if (suspect && before != OPEN_END)
+    if (suspect && before != OPEN_END && (page_suspect || !ends_with(step->node, before)))
         add_range(v, &v->lost, before + 1, high);
     v->last = before;
 }
@@ -179,8 +187,7 @@ static int walk_log(struct verify *v)
         rc = eb_salvage_leaf(&v->salvage, step.pgno, step.node->page, &why);
         if (why)
             PROBLEM(v, "page %u of log is damaged: %s", step.pgno, why);
-        judge_leaf(v, &step,
-                   why || v->bad_cells || v->pages.broken_frames || v->pages.wal_header_broken);
+        judge_leaf(v, &step, why || v->pages.broken_frames || v->pages.wal_header_broken);
         rc = rc < 0 ? rc : v->oom;
     }
     eb_walk_finish(&walk);
