@@ -13,7 +13,7 @@ import pytest
 from lib.broker import Broker, wait_for
 from lib.probe import Gone, Ws, events_of
 
-from test_abuse_http import assert_idle, usage
+from test_abuse_http import assert_idle, sanitized, usage
 
 UPGRADE = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 
@@ -211,7 +211,7 @@ def test_thousands_of_subscriptions(broker):
         [ws.close() for ws in sockets]
         wait_for(lambda: broker.stats()["subscriptions"] == 0 and broker.stats()["connections"] == 0, what="their end")
         sizes.append(usage(broker)["rss"])
-    assert sizes[2] < sizes[0] + (8 << 20), sizes
+    assert sanitized(broker) or sizes[2] < sizes[0] + (8 << 20), sizes
 
 
 def test_connection_storms(broker):
@@ -247,7 +247,7 @@ def test_a_reader_that_stops_costs_nobody_anything(broker):
             if i % 100 == 99:
                 publisher.pub("stop.sync", str(i))
                 other.until("stop.sync", str(i))
-        assert usage(broker)["rss"] - before < 3 * 15 << 20, "the ring of 15 MB, and not much beside"
+        assert sanitized(broker) or usage(broker)["rss"] - before < 3 * 15 << 20, "the ring of 15 MB, and not much beside"
         publisher.pub("stop.end")
         got = events_of(stopped.until("stop.end"))
         assert [m["seq"] for m in got] == list(range(got[0]["seq"], got[0]["seq"] + 1516))
