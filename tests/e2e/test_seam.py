@@ -112,9 +112,9 @@ def test_slow_readers_lag_and_catch_up_and_lose_nothing(start_broker, loads):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(10, 22))
+@pytest.mark.parametrize("seed", range(10, 16))
 def test_the_seam_again_and_again(start_broker, loads, seed):
-    options = random.Random(seed).choice([(), ("--channel-capacity", "4"), ("--channel-bytes", "1K", "--readers", "1"), ("--durability", "os")])
+    options = random.Random(seed).choice([(), ("--channel-capacity", "4"), ("--channel-bytes", "4K", "--readers", "1"), ("--durability", "os")])
     seam_under_load(start_broker, loads, 60, *options, before=20000, slow=seed % 2, seed=seed, rate=random.Random(seed).choice([3000, None]))
 
 
@@ -126,7 +126,7 @@ def test_unsubscribe_and_resubscribe_under_load(start_broker, loads):
         comes_and_goes = swarm.add(WsFeed(broker.port, "comes and goes"))
         both = swarm.add(WsFeed(broker.port, "one stays"))
         both.subscribe("seam.a.x")
-        publisher = loads(broker.port, topics=TOPICS, size=60, window=64)
+        publisher = loads(broker.port, topics=TOPICS, size=60, window=64, rate=4000)
         got, last = [], 0
         for n in range(40):
             feed, at = comes_and_goes, len(comes_and_goes.messages)
@@ -169,20 +169,25 @@ def test_the_same_pattern_afresh_under_load_starts_in_one_step(start_broker, loa
     with Swarm() as swarm:
         feed = swarm.add(WsFeed(broker.port, "afresh"))
         feed.send(type="subscribe", id="r0", pattern="seam.#", starting_seq=1)
-        publisher = loads(broker.port, topics=TOPICS, size=40, window=32)
+        publisher = loads(broker.port, topics=TOPICS, size=40, window=32, rate=4000)
         for n in range(1, 25):
             wait_for(lambda: feed.answer(f"r{n - 1}") and feed.count > n * 50, what="events")
             feed.send(type="subscribe", id=f"r{n}", pattern="seam.#", starting_seq=1 + 70 * n)
         wait_for(lambda: feed.answer("r24"))
         publisher.stop().wait()
         log = [seq for seq, topic in whole_log(broker) if matches("seam.#", topic)]
-        wait_for(lambda: feed.last >= log[-1] and feed.messages[-1].get("seq") == log[-1], what="the end of the stream")
+        wait_for(lambda: newest(feed) == log[-1] and len(feed.of_type("ok")) == 25, what="the end of the stream")
         at = [i for i, m in enumerate(feed.messages) if m["type"] == "ok"]
         for n, (start, end) in enumerate(zip(at, at[1:] + [len(feed.messages)])):
             part = [m["seq"] for m in feed.messages[start:end] if m["type"] == "event"]
             wanted = [seq for seq in log if seq >= max(1, 1 if n == 0 else 1 + 70 * n)]
             assert_same(part, wanted[: len(part)], f"start {n}")
         assert part[-1] == log[-1]
+
+
+def newest(feed):
+    """The seq of the event delivered last, which after a fresh start is not the highest."""
+    return next((m["seq"] for m in reversed(feed.messages) if m["type"] == "event"), 0)
 
 
 def test_overflow_gaps_of_a_log_in_memory_account_for_all_that_is_missing(start_broker, loads):
