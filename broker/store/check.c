@@ -62,10 +62,10 @@ static int check_head(struct check *c)
     if (rc && rc != -ENODATA)
         return rc;
     if (!p->header_whole) {
-        if (eb_looks_like_log(p, 256))
-            return damaged(c, "the header on page 1 is not SQLite's");
         if (!memcmp(page, "SQLite format 3", 16))
             return damaged(c, "the header on page 1 makes no sense");
+        if (eb_looks_like_log(p, 256))
+            return damaged(c, "the header on page 1 is not SQLite's");
         eb_fail(c->err, EB_INTERNAL,
                 "%.100s is not a database: name another file with --db (if it was a log, try "
                 "--repair NEW --db)",

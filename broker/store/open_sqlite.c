@@ -275,7 +275,8 @@ static int look_first(const char *path, const char *vfs, bool *ret_fresh, struct
     enum eb_file_kind kind;
     int result = eb_schema_probe(path, vfs, &kind, err);
 
-    if (result == -EBADMSG || (result == 0 && kind == EB_FILE_NOT_DATABASE)) {
+    if (result == -EBADMSG ||
+        (result == 0 && (kind == EB_FILE_NOT_DATABASE || kind == EB_FILE_FOREIGN))) {
         /* It may be a log with a damaged head: the check can tell, and says more. */
         struct eb_error more;
         int checked = eb_store_check(path, vfs, &more);

@@ -309,12 +309,21 @@ static void sum_up(struct verify *v)
 
 /* ---- the whole ---- */
 
+/* Does the header of page 1 carry our mark? */
+static bool is_ours(struct eb_pages *p)
+{
+    uint8_t page[EB_PAGE_MAX];
+    return !eb_pages_read(p, 1, page) && eb_be32(page + 68) == EB_APPLICATION_ID;
+}
+
 static void check_head(struct verify *v)
 {
     struct eb_pages *p = &v->pages;
     const char *why = NULL;
     if (!p->header_whole)
         PROBLEM(v, "the header of the file is damaged");
+    else if (p->count && !is_ours(p))
+        PROBLEM(v, "application_id in the header is not ours");
     if (p->wal_header_broken && p->committed_end)
         PROBLEM(v, "the header of the WAL is damaged");
     else if (p->wal_header_broken)

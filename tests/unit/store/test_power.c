@@ -299,7 +299,7 @@ static void end(struct ledger *l)
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define LOGS 4
+#define LOGS 3
 #else
 #define LOGS 8
 #endif
