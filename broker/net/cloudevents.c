@@ -59,6 +59,9 @@ int eb_ce_attribute(struct eb_ce_core *core, struct eb_headers *headers, const c
             err, EB_INVALID_REQUEST,
             "CloudEvents attribute \"%s\": a name is 1 to 64 lower-case letters and digits",
             eb_quote(quoted, sizeof(quoted), name, name_len));
+    if (memchr(value, 0, value_len)) /* it parts source from id in the message id */
+        return eb_fail(err, EB_INVALID_REQUEST, "CloudEvents attribute \"%s\" has a NUL in it",
+                       eb_quote(quoted, sizeof(quoted), name, name_len));
     if (named(name, name_len, "specversion")) {
         if (!named(value, value_len, "1.0"))
             return eb_fail(err, EB_INVALID_REQUEST,

@@ -27,6 +27,8 @@ const char *eb_http_header(struct eb_http_request *request, const char *name, si
     if (MHD_lookup_connection_value_n(request->connection, MHD_HEADER_KIND, name, strlen(name),
                                       &value, &len) != MHD_YES)
         return NULL;
+    while (value && len > 0 && (value[len - 1] == ' ' || value[len - 1] == '\t'))
+        len--; /* white space behind a value is no part of it (RFC 9110 5.5); libmicrohttpd leaves it */
     *ret_len = value ? len : 0;
     return value ? value : "";
 }

@@ -161,8 +161,16 @@ static enum MHD_Result one_header(void *ctx, enum MHD_ValueKind kind, const char
     char name[256];
     if (!value)
         value = "", len = 0;
-    if (key_len >= sizeof(name))
-        return MHD_YES;
+    while (len > 0 && (value[len - 1] == ' ' || value[len - 1] == '\t'))
+        len--; /* as eb_http_header does */
+    if (key_len >= sizeof(name)) {
+        if (strncasecmp(key, "event-header-", 13) != 0)
+            return MHD_YES;
+        walk->failed = true;
+        eb_fail(walk->err, EB_INVALID_REQUEST, "the name of an Event-Header may have %zu bytes",
+                sizeof(name) - 14);
+        return MHD_NO;
+    }
     for (size_t i = 0; i <= key_len; i++)
         name[i] = key[i] >= 'A' && key[i] <= 'Z' ? (char)(key[i] + 32) : key[i];
     int rc = 0;

@@ -94,7 +94,13 @@ def test_headers_of_an_event(broker):
     event = broker.get(f"/v1/events/{json.loads(answer.text)['seq']}").json
     headers = event["metadata"]["headers"]
     assert headers == {"x-mixed": "v", "reply_to": "é", "traceparent": "00-1-2-01", "tracestate": "a=1", "baggage": "k=v", "empty": ""}
+    answer = publish([("Event-TTL", b"  7 \t"), ("Event-Id", b"padded  "), ("Event-Header-Pad", b" p ")])
+    assert answer.status == 201, answer.text
+    event = broker.get(f"/v1/events/{json.loads(answer.text)['seq']}").json
+    assert event["ttl"] == 7 and event["metadata"]["headers"] == {"pad": "p", "message-id": "padded"}, "white space around a value is no part of it"
     assert publish([("Event-Header-X", b"\xff")]).status == 400
+    assert publish([("Event-Header-" + "n" * 242, b"x")]).status == 201
+    assert publish([("Event-Header-" + "n" * 243, b"x")]).status == 400, "refused, not left out in silence"
     assert publish([("Event-Header-", b"x")]).status in (201, 400)
     assert publish([("Event-Id", b"\xff")]).status == 400
     answer = publish([("Event-Header-Message-Id", b"mine"), ("Event-Id", b"theirs")])
@@ -159,7 +165,7 @@ def test_cloudevents_structured(broker):
     answer = broker.request("POST", "/v1/topics/by.path/events", json.dumps(ce(topic="by.extension")), {"Content-Type": kind})
     assert event_of(broker, answer)["topic"] == "by.path"
     for bad in (ce(specversion=None), ce(specversion="0.3"), ce(source=None), ce(source=""), ce(type=None), {**CE, "id": ""}, {**CE, "id": 7}, ce(data=1, data_base64="AA=="), ce(data_base64="A"),
-                ce(data_base64=7), ce(type="a..b"), ce(topic="a b"), ce(source=7), [], "x", {**CE, "Bad-Name": "x"}, ce(obj={"a": 1})):  # fmt: skip
+                ce(data_base64=7), ce(type="a..b"), ce(topic="a b"), ce(source=7), [], "x", {**CE, "Bad-Name": "x"}, ce(obj={"a": 1}), ce("a\0b"), ce(source="/s\0x"), ce(ext="\0")):  # fmt: skip
         problem(post(broker, bad, kind), 400)
     problem(post(broker, ce(topic="$x"), kind), 403, "forbidden")
 
@@ -182,7 +188,7 @@ def test_cloudevents_binary(broker):
     assert event_of(broker, binary({**head, "ce-id": "b3"}, path="/v1/topics/bin.path/events"))["topic"] == "bin.path"
     event = event_of(broker, binary({**head, "ce-id": "b4"}, kind=None))
     assert event["payload"] == "x"
-    for bad in ({**head, "ce-specversion": "2.0"}, {**head, "ce-id": ""}, {n: v for n, v in head.items() if n != "ce-source"}, {n: v for n, v in head.items() if n != "ce-type"}, {n: v for n, v in head.items() if n != "ce-id"}, {**head, "ce-subject": "%ff%fe"}):
+    for bad in ({**head, "ce-specversion": "2.0"}, {**head, "ce-id": ""}, {n: v for n, v in head.items() if n != "ce-source"}, {n: v for n, v in head.items() if n != "ce-type"}, {n: v for n, v in head.items() if n != "ce-id"}, {**head, "ce-subject": "%ff%fe"}, {**head, "ce-id": "a%00b"}):
         problem(binary(bad), 400)
 
 
