@@ -3,12 +3,12 @@
  *
  *   last seq E is taken first
  *   rows up to E, a few hundred at a read, each checked   publishes go on; no read lasts, so checkpoints do too
- *   one read: meta, topics, marks, ids of the deleted     what retention deleted meanwhile is taken back
+ *   one read: meta, marks, ids of the deleted             what retention deleted meanwhile is taken back
  *   index, values, sync, name                             build.c
  *
  * What cannot be read is named and counted, and the copy is made without it; only a small table that cannot be
  * read stops it. The copy is the log up to E; of an event that was acknowledged or deleted while it was copied it has the one
- * state or the other.
+ * state or the other. A topic comes with its first event: names that have none left are not copied.
  */
 #include <errno.h>
 #include <limits.h>
@@ -257,13 +257,6 @@ static int each(struct source *s, const char *sql,
     return rc;
 }
 
-static int take_topic(struct source *s, sqlite3_stmt *stmt)
-{
-    const char *name = (const char *)sqlite3_column_text(stmt, 1);
-    return eb_build_topic(s->build, (uint32_t)sqlite3_column_int64(stmt, 0), name,
-                          (size_t)sqlite3_column_bytes(stmt, 1));
-}
-
 static int take_acked(struct source *s, sqlite3_stmt *stmt)
 {
     uint64_t seq = (uint64_t)sqlite3_column_int64(stmt, 0);
@@ -295,8 +288,6 @@ static int small_tables(struct source *s, struct eb_build_end *end, char epoch[6
         rc = eb_meta_int(s->db, EB_META_DELETED_UPTO, 0, &deleted);
     if (!rc)
         rc = eb_meta_int(s->db, EB_META_LAST_TS, 0, &ts);
-    if (!rc)
-        rc = each(s, "SELECT id, name FROM topics ORDER BY id", take_topic);
     if (!rc)
         rc = each(s, "SELECT seq, at FROM acked ORDER BY seq", take_acked);
     if (!rc)

@@ -137,7 +137,7 @@ void eb_sqlite_show(struct eb_sqlite *e)
         .events = e->now.events,
         .bytes = e->now.bytes,
         .wal_bytes = eb_wal_bytes(e),
-        .topics = e->now.topic_top,
+        .topics = e->now.topics,
         .acked = e->now.acked,
     };
     struct eb_segment *before = NULL;
@@ -261,6 +261,7 @@ static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t 
         if (rc != SQLITE_OK)
             return eb_sqlite_failed(e, rc, "adding a topic");
         e->now.topic_top = id;
+        e->now.topics++;
     }
     eb_topic_ids_put(e->topics, event->topic, event->topic_len, id);
     *ret_id = id;

@@ -101,6 +101,8 @@ static int load_state(struct eb_sqlite *e)
     int result = number(e->db, "SELECT max(id) FROM topics", &top);
 
     if (result == 0)
+        result = number(e->db, "SELECT count(*) FROM topics", &now->topics);
+    if (result == 0)
         result = number(e->db, "SELECT min(seq) FROM log", &now->first_seq);
     if (result == 0)
         result = number(e->db, "SELECT max(seq) FROM log", &last);

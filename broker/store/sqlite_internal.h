@@ -46,7 +46,8 @@ struct eb_sweep {
 struct eb_sqlite_state {
     uint64_t first_seq, last_seq, deleted_upto, events, bytes, acked;
     int64_t last_ts;
-    uint32_t topic_top; /* highest id in `topics`; ids are given without holes */
+    uint32_t topic_top; /* highest id in `topics`; ids rise, and copies and repairs leave holes */
+    uint64_t topics;    /* rows in it */
     /* of the open segment */
     uint64_t open_events, open_bytes, open_acked;
     int64_t open_last_ts;
