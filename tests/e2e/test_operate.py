@@ -1,5 +1,9 @@
-"""What an operator types: backup, restore, verify, repair and import, beside a running broker and on damaged files."""
+"""What an operator types: backup, restore, verify and repair, beside a running broker and on damaged files.
+
+Import is in test_golden.py, with the older bus's file.
+"""
 import os
+import pathlib
 import pty
 import select
 import sqlite3
@@ -12,11 +16,7 @@ from lib.load import Load
 
 DAEMON = str(BUILD / "broker" / "eventbusd")
 
-OLD_SCHEMA = """
-CREATE TABLE messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL,
- metadata TEXT NOT NULL, ttl INTEGER NOT NULL, status TEXT NOT NULL DEFAULT 'pending');
-CREATE TABLE processed_messages (message_id TEXT PRIMARY KEY);
-"""
+OLD_BUS = pathlib.Path(__file__).parent.parent / "data" / "store" / "prk_eventbus-0.1.db"
 
 
 def operate(*options, timeout=10 * PATIENCE):
@@ -158,39 +158,6 @@ def test_repair_does_not_touch_a_log_in_use(broker, tmp_path):
     assert answer.returncode == 1 and "a broker is running on" in answer.stderr and not (tmp_path / "new.db").exists()
 
 
-def make_old(path):
-    with sqlite3.connect(path) as db:
-        db.executescript(OLD_SCHEMA)
-        db.executemany(
-            "INSERT INTO messages(topic, payload, metadata, ttl, status) VALUES(?, ?, ?, ?, ?)",
-            [
-                ("user.created", b"one", '{"timestamp":1700000000,"content_type":"text/plain"}', 0, "delivered"),
-                ("user.created", b"\xff\x00", '{"timestamp":1700000001500,"content_type":"application/json"}', 0, "pending"),
-                ("bad topic", b"three", '{"timestamp":1700000002,"content_type":"text/plain"}', 0, "pending"),
-            ],
-        )
-        db.execute("INSERT INTO processed_messages VALUES('0190aaaa-bbbb-4ccc-8ddd-eeeeffff0001')")
-    db.close()
-
-
-def test_an_older_bus_is_refused_with_the_command_that_takes_it_over(start_broker, tmp_path):
-    old = tmp_path / "old.db"
-    make_old(old)
-    before = old.read_bytes()
-    with pytest.raises(RuntimeError) as refused:
-        start_broker(db=old)
-    assert "prk_eventbus 0.1" in str(refused.value)
-    assert f"eventbusd --import {old if len(str(old)) <= 85 else 'OLD'} --db NEW" in str(refused.value)
-    answer = worked("--import", old, "--db", tmp_path / "new.db")
-    assert "message 3" in answer.stdout and "2 events" in answer.stdout and "1 rows were left out" in answer.stdout
-    assert old.read_bytes() == before and not list(tmp_path.glob("old.db-*"))
-    taken = start_broker(db=tmp_path / "new.db")
-    events = taken.events()
-    assert [(e["seq"], e["payload"]) for e in events] == [(1, "one"), (2, "/wA=")]
-    assert events[1]["payload_encoding"] == "base64" and events[0]["metadata"]["timestamp"] == 1700000000000
-    assert taken.publish("user.created", "x")["seq"] == 4
-
-
 @pytest.mark.parametrize("action", ["--backup", "--restore", "--repair", "--import"])
 def test_nothing_is_overwritten(start_broker, tmp_path, action):
     broker, _ = a_log(start_broker, 3)
@@ -198,8 +165,7 @@ def test_nothing_is_overwritten(start_broker, tmp_path, action):
     there.write_bytes(b"precious")
     source = broker.db
     if action == "--import":
-        source = tmp_path / "old.db"
-        make_old(source)
+        source = OLD_BUS
     file, db = (there, source) if action in ("--backup", "--repair") else (source, there)
     answer = operate(action, file, "--db", db)
     assert answer.returncode == 1

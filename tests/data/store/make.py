@@ -7,7 +7,7 @@ v1.db                 events with and without headers, ttl, content type, ids of
                       UTF-8; acknowledged ones; a prefix deleted by retention and one deleted by its ttl, whose ids are
                       kept; the end of one segment (seq 65535) and the beginning of the next
 prk_eventbus-0.1.db   a file of the older bus, by its schema
-expected.json         what must be found in them
+expected.json         what must be found in v1.db
 
 A file here is never made again once its version was released: it stands for the files that people have.
 """
