@@ -129,8 +129,11 @@ int eb_listener_open(const char *where, bool allow_public, struct eb_listener *r
     if (strncmp(where, "unix:", 5) == 0)
         return open_unix(where, where + 5, ret, err);
     char text[256], *host, *port;
-    snprintf(text, sizeof text, "%s", where);
-    if (strlen(where) >= sizeof text || !split(text, &host, &port))
+    size_t len = strlen(where);
+    bool fits = len < sizeof text;
+    if (fits)
+        memcpy(text, where, len + 1);
+    if (!fits || !split(text, &host, &port))
         return fail(-EINVAL, err, "listen = %s: %s", where,
                     "must be ADDR:PORT (127.0.0.1:3000), [V6]:PORT or unix:PATH");
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},

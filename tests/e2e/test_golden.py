@@ -1,5 +1,6 @@
 """Files kept in tests/data/store open as they always did: whole, damaged, of a newer schema, of the older bus."""
 import json
+import os
 import pathlib
 import shutil
 import sqlite3
@@ -13,9 +14,11 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "data" / "store"
 V1 = json.loads((GOLDEN / "expected.json").read_text())["v1"]
 WINDOW = ("--dedupe-window", "36500d")
 
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_")}
+
 
 def operate(*options):
-    return subprocess.run([str(BUILD / "broker" / "eventbusd"), *map(str, options)], capture_output=True, text=True, timeout=10 * PATIENCE)
+    return subprocess.run([str(BUILD / "broker" / "eventbusd"), *map(str, options)], capture_output=True, text=True, timeout=10 * PATIENCE, env=ENV)
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ DAEMON = str(BUILD / "broker" / "eventbusd")
 
 OLD_BUS = pathlib.Path(__file__).parent.parent / "data" / "store" / "prk_eventbus-0.1.db"
 
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_")}
+
 
 def operate(*options, timeout=10 * PATIENCE):
-    return subprocess.run([DAEMON, *map(str, options)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    return subprocess.run([DAEMON, *map(str, options)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env=ENV)
 
 
 def worked(*options):
@@ -191,7 +193,7 @@ def test_a_source_that_is_not_there_or_not_a_log_is_named(tmp_path, action):
 def test_progress_is_drawn_on_a_terminal_only(start_broker, tmp_path):
     broker, _ = a_log(start_broker, 5)
     inside, outside = pty.openpty()
-    process = subprocess.Popen([DAEMON, "--backup", str(tmp_path / "copy.db"), "--db", str(broker.db)], stderr=outside, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([DAEMON, "--backup", str(tmp_path / "copy.db"), "--db", str(broker.db)], stderr=outside, stdout=subprocess.PIPE, text=True, env=ENV)
     os.close(outside)
     drawn = b""
     while select.select([inside], [], [], PATIENCE)[0]:
