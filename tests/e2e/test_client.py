@@ -46,7 +46,7 @@ def test_it_connects_on_first_use(broker, driver):
     driver.ok("open", url=broker.ws_url)
     assert driver.states() == []
     assert driver.ok("publish_wait", topic="a", payload="x", timeout=10000)["seq"] == 1
-    assert driver.states() == ["connecting", "connected"]
+    wait_for(lambda: driver.states() == ["connecting", "connected"], what="the states are told")
     driver.ok("close")
     assert driver.states() == ["connecting", "connected", "closed"]
 
