@@ -231,9 +231,10 @@ static int check_reach(struct eb_http_request *request, bool *ret_browsers, stru
     *ret_browsers = reach == REACH_LOOPBACK;
     if (reach != REACH_BEYOND)
         return 0;
-    return eb_fail(err, EB_FORBIDDEN,
-                   "this address reaches beyond this machine: the bus embedded here answers on it only with "
-                   "token_file (one token a line) or insecure = true");
+    return eb_fail(
+        err, EB_FORBIDDEN,
+        "this address reaches beyond this machine: the bus embedded here answers on it only with "
+        "token_file (one token a line) or insecure = true");
 }
 
 static int check_host(struct eb_http_request *request, struct eb_error *err)
