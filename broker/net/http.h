@@ -22,8 +22,8 @@
 #include "common/buf.h"
 #include "common/error.h"
 
-struct eb_stream;
-struct eb_listener;
+struct eb_sse_stream;
+struct eb_net_listener;
 
 enum eb_method {
     EB_METHOD_GET = 1,
@@ -52,7 +52,7 @@ int eb_policy_create(const struct eb_net_config *config, struct eb_policy **ret)
 void eb_policy_unref(struct eb_policy *policy);
 
 struct eb_http_request;
-bool eb_listener_checks_host(const struct eb_listener *listener); /* net.c */
+bool eb_listener_checks_host(const struct eb_net_listener *listener); /* net.c */
 /** Host, a foreign page's Origin, then token (unless @open). 0, or -1 with @err. */
 int eb_auth_check(struct eb_http_request *request, bool open, struct eb_error *err);
 /** A WebSocket's Origin. */
@@ -134,7 +134,7 @@ struct eb_resume {
 
 struct eb_http_request {
     struct eb_net *net;                /* [I] */
-    struct eb_listener *listener;      /* [I] NULL: a host's own daemon */
+    struct eb_net_listener *listener;  /* [I] NULL: a host's own daemon */
     struct MHD_Connection *connection; /* [I] */
     struct eb_peer *peer;              /* NULL: a host's own daemon */
     struct eb_policy *policy;          /* one reference */
@@ -287,9 +287,9 @@ struct eb_net {
     bool pages;                                     /* [I] */
     int64_t started_ms;                             /* [I] monotonic */
 
-    struct eb_lock policy_lock;    /* EB_RANK_LEAF */
-    struct eb_policy *policy;      /* [L] */
-    struct eb_listener *listeners; /* start and stop only */
+    struct eb_lock policy_lock;        /* EB_RANK_LEAF */
+    struct eb_policy *policy;          /* [L] */
+    struct eb_net_listener *listeners; /* start and stop only */
 
     _Atomic(const char *) not_ready; /* [a] NULL: ready */
     atomic_bool stopping;            /* [a] streams end, answers close their connection */
@@ -316,11 +316,11 @@ struct eb_net {
     } linger[EB_LINGER_MAX]; /* [P] */
     unsigned linger_count;   /* [P] */
 
-    struct eb_lock streams_lock;              /* EB_RANK_CONNECTIONS */
-    struct eb_stream *streams, *streams_tail; /* [S] rising by session number */
-    unsigned stream_count;                    /* [S] */
-    atomic_bool streams_cut;                  /* [a] end them at once */
-    int64_t tick_ms;                          /* [I] */
+    struct eb_lock streams_lock;                  /* EB_RANK_CONNECTIONS */
+    struct eb_sse_stream *streams, *streams_tail; /* [S] rising by session number */
+    unsigned stream_count;                        /* [S] */
+    atomic_bool streams_cut;                      /* [a] end them at once */
+    int64_t tick_ms;                              /* [I] */
 
     _Atomic uint64_t status[600]; /* [a] answers by HTTP status */
     _Atomic uint64_t sse_total, sse_events, slow_closed, bytes_in, refused_places;

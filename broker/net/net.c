@@ -35,15 +35,15 @@
  */
 #define POOL_BYTES (28 * 1024)
 
-struct eb_listener {
-    struct eb_listener *next;
+struct eb_net_listener {
+    struct eb_net_listener *next;
     struct eb_net *net;
     struct MHD_Daemon *daemon;
     bool loopback, unix_socket;
 };
 
 /* A Unix socket is out of a browser's reach, so DNS rebinding is no matter there. */
-bool eb_listener_checks_host(const struct eb_listener *listener)
+bool eb_listener_checks_host(const struct eb_net_listener *listener)
 {
     return listener->loopback && !listener->unix_socket;
 }
@@ -202,19 +202,19 @@ static enum MHD_Result handle(void *listener, struct MHD_Connection *connection,
                               const char *method, const char *version, const char *upload_data,
                               size_t *upload_data_size, void **req_cls)
 {
-    return eb_net_handle(((struct eb_listener *)listener)->net, connection, url, method, version,
-                         upload_data, upload_data_size, req_cls);
+    return eb_net_handle(((struct eb_net_listener *)listener)->net, connection, url, method,
+                         version, upload_data, upload_data_size, req_cls);
 }
 
 static void completed(void *listener, struct MHD_Connection *connection, void **req_cls,
                       enum MHD_RequestTerminationCode why)
 {
-    eb_net_completed(((struct eb_listener *)listener)->net, connection, req_cls, why);
+    eb_net_completed(((struct eb_net_listener *)listener)->net, connection, req_cls, why);
 }
 
 static void *raw_uri(void *ctx, const char *uri, struct MHD_Connection *connection)
 {
-    struct eb_listener *listener = ctx;
+    struct eb_net_listener *listener = ctx;
     struct eb_http_request *request = eb_net_raw_uri(listener->net, uri, connection);
     if (request) {
         request->listener = listener;
@@ -231,10 +231,11 @@ static void *raw_uri(void *ctx, const char *uri, struct MHD_Connection *connecti
 
 int eb_net_serve(struct eb_net *net, int listen_fd, bool loopback, bool unix_socket)
 {
-    struct eb_listener *listener = calloc(1, sizeof(*listener));
+    struct eb_net_listener *listener = calloc(1, sizeof(*listener));
     if (!listener)
         return -ENOMEM;
-    *listener = (struct eb_listener){.net = net, .loopback = loopback, .unix_socket = unix_socket};
+    *listener =
+        (struct eb_net_listener){.net = net, .loopback = loopback, .unix_socket = unix_socket};
     unsigned idle_s = (unsigned)((net->request_timeout_ms + 999) / 1000);
     listener->daemon = MHD_start_daemon(
         MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
@@ -322,7 +323,7 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
 {
     int64_t deadline = eb_mono_ms() + timeout_ms;
     eb_net_set_ready(net, "the broker is stopping");
-    for (struct eb_listener *l = net->listeners; l; l = l->next) { /* N1 */
+    for (struct eb_net_listener *l = net->listeners; l; l = l->next) { /* N1 */
         int fd = MHD_quiesce_daemon(l->daemon);
         if (fd >= 0)
             close(fd);
@@ -335,7 +336,7 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
     eb_sse_stop(net);
     shut_gate(net);          /* N4 */
     while (net->listeners) { /* N5 */
-        struct eb_listener *listener = net->listeners;
+        struct eb_net_listener *listener = net->listeners;
         net->listeners = listener->next;
         MHD_stop_daemon(listener->daemon);
         free(listener);

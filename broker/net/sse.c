@@ -36,16 +36,16 @@
 enum { RUNNING, PENDING, SUSPENDED };
 
 /* [I] immutable once started   [a] atomic   [T] the thread of its connection   [S] net's streams_lock */
-struct eb_stream {
-    struct eb_net *net;              /* [I] */
-    struct eb_session *session;      /* [I] one reference while the response lives */
-    struct eb_http_request *request; /* until started */
-    struct eb_resume resume;         /* whoever resumes it */
-    struct eb_stream *prev, *next;   /* [S] */
-    struct eb_pattern *patterns;     /* [I] */
-    size_t pattern_count;            /* [I] */
-    struct eb_subscribe subscribe;   /* until done */
-    bool with_epoch;                 /* [I] ids are SEQ@EPOCH */
+struct eb_sse_stream {
+    struct eb_net *net;                /* [I] */
+    struct eb_session *session;        /* [I] one reference while the response lives */
+    struct eb_http_request *request;   /* until started */
+    struct eb_resume resume;           /* whoever resumes it */
+    struct eb_sse_stream *prev, *next; /* [S] */
+    struct eb_pattern *patterns;       /* [I] */
+    size_t pattern_count;              /* [I] */
+    struct eb_subscribe subscribe;     /* until done */
+    bool with_epoch;                   /* [I] ids are SEQ@EPOCH */
     bool placed, listed;
     char peer[64];                /* [I] */
     int64_t connected_ms;         /* [I] wall clock */
@@ -89,7 +89,7 @@ static struct eb_frame *encode_event(struct eb_session *session, struct eb_event
 
 static struct eb_frame *encode_gap(struct eb_session *session, const struct eb_gap *gap)
 {
-    struct eb_stream *stream = eb_session_user(session);
+    struct eb_sse_stream *stream = eb_session_user(session);
     struct eb_buf buf = EB_BUF_INIT;
     eb_buf_printf(&buf, "event: gap\nid: %llu", (unsigned long long)gap->to_seq);
     if (stream->with_epoch)
@@ -117,7 +117,7 @@ static struct eb_frame *encode_live(struct eb_session *session, const char *patt
     return frame_of(&buf);
 }
 
-static struct eb_frame *encode_open(struct eb_stream *stream, uint64_t last_seq)
+static struct eb_frame *encode_open(struct eb_sse_stream *stream, uint64_t last_seq)
 {
     struct eb_buf buf = EB_BUF_INIT;
     eb_buf_printf(&buf, "retry: 2000\nevent: open\ndata: {\"epoch\":\"%s\",\"last_seq\":%llu}\n\n",
@@ -128,7 +128,7 @@ static struct eb_frame *encode_open(struct eb_stream *stream, uint64_t last_seq)
 /* Any thread that has put something into the queue. Only while the session is open. */
 static void wake(struct eb_session *session)
 {
-    struct eb_stream *stream = eb_session_user(session);
+    struct eb_sse_stream *stream = eb_session_user(session);
     int state = atomic_load(&stream->state);
     while (state != PENDING) {
         int next = state == SUSPENDED ? RUNNING : PENDING;
@@ -142,7 +142,7 @@ static void wake(struct eb_session *session)
 
 static void destroy(struct eb_session *session)
 {
-    struct eb_stream *stream = eb_session_user(session);
+    struct eb_sse_stream *stream = eb_session_user(session);
     free(stream->patterns);
     free(stream);
 }
@@ -155,12 +155,12 @@ static const struct eb_session_ops OPS = {.event = encode_event,
 
 /* ---- the list of streams ---- */
 
-static void list_add(struct eb_stream *stream)
+static void list_add(struct eb_sse_stream *stream)
 {
     struct eb_net *net = stream->net;
     uint64_t number = eb_session_number(stream->session);
     eb_lock_take(&net->streams_lock);
-    struct eb_stream *before = net->streams_tail;
+    struct eb_sse_stream *before = net->streams_tail;
     while (before && eb_session_number(before->session) > number)
         before = before->prev;
     stream->prev = before;
@@ -172,7 +172,7 @@ static void list_add(struct eb_stream *stream)
     eb_lock_drop(&net->streams_lock);
 }
 
-static void list_remove(struct eb_stream *stream)
+static void list_remove(struct eb_sse_stream *stream)
 {
     struct eb_net *net = stream->net;
     if (!stream->listed)
@@ -188,7 +188,7 @@ static void list_remove(struct eb_stream *stream)
 void eb_sse_stop(struct eb_net *net)
 {
     eb_lock_take(&net->streams_lock);
-    for (struct eb_stream *stream = net->streams; stream; stream = stream->next)
+    for (struct eb_sse_stream *stream = net->streams; stream; stream = stream->next)
         wake(stream->session);
     eb_lock_drop(&net->streams_lock);
 }
@@ -196,7 +196,7 @@ void eb_sse_stop(struct eb_net *net)
 void eb_sse_tick(struct eb_net *net, int64_t now_ms)
 {
     eb_lock_take(&net->streams_lock);
-    for (struct eb_stream *stream = net->streams; stream; stream = stream->next) {
+    for (struct eb_sse_stream *stream = net->streams; stream; stream = stream->next) {
         if (now_ms - atomic_load(&stream->wrote_ms) < net->sse_comment_ms - 2 * net->tick_ms)
             continue;
         atomic_store(&stream->comment_due, true);
@@ -205,7 +205,7 @@ void eb_sse_tick(struct eb_net *net, int64_t now_ms)
     eb_lock_drop(&net->streams_lock);
 }
 
-static void describe(const struct eb_stream *stream, struct eb_connection_info *info)
+static void describe(const struct eb_sse_stream *stream, struct eb_connection_info *info)
 {
     struct eb_session_state state;
     eb_session_state(stream->session, &state);
@@ -231,7 +231,7 @@ size_t eb_sse_connections(struct eb_net *net, uint64_t after, size_t max,
     if (!rows)
         return 0;
     eb_lock_take(&net->streams_lock);
-    for (struct eb_stream *stream = net->streams; stream && count < max; stream = stream->next)
+    for (struct eb_sse_stream *stream = net->streams; stream && count < max; stream = stream->next)
         if (eb_session_number(stream->session) > after)
             describe(stream, &rows[count++]);
     eb_lock_drop(&net->streams_lock);
@@ -258,7 +258,7 @@ void eb_peer_name(struct MHD_Connection *connection, char out[64])
 /* ---- the response's reader: on the thread of its connection ---- */
 
 /* Start on items[at]: an id with epoch stands in place of the shared frame's first line. */
-static void begin_item(struct eb_stream *stream)
+static void begin_item(struct eb_sse_stream *stream)
 {
     const struct eb_out *item = &stream->items[stream->at];
     const char *data = (const char *)item->frame->data;
@@ -280,7 +280,7 @@ static size_t copy_part(char *out, size_t room, const void *from, size_t len, si
     return n;
 }
 
-static size_t copy_items(struct eb_stream *stream, char *out, size_t room)
+static size_t copy_items(struct eb_sse_stream *stream, char *out, size_t room)
 {
     size_t n = 0;
     while (stream->at < stream->count && n < room) {
@@ -297,7 +297,7 @@ static size_t copy_items(struct eb_stream *stream, char *out, size_t room)
 }
 
 /* What was written before is in the kernel now (E3). */
-static void settle_items(struct eb_stream *stream)
+static void settle_items(struct eb_sse_stream *stream)
 {
     if (stream->at == 0)
         return;
@@ -310,7 +310,7 @@ static void settle_items(struct eb_stream *stream)
     stream->at = 0;
 }
 
-static size_t fill(struct eb_stream *stream, char *out, size_t room)
+static size_t fill(struct eb_sse_stream *stream, char *out, size_t room)
 {
     settle_items(stream);
     if (stream->count == 0) {
@@ -330,7 +330,7 @@ static size_t fill(struct eb_stream *stream, char *out, size_t room)
     return n;
 }
 
-static bool is_over(struct eb_stream *stream)
+static bool is_over(struct eb_sse_stream *stream)
 {
     struct eb_session_state state;
     if (atomic_load(&stream->net->stopping))
@@ -341,7 +341,7 @@ static bool is_over(struct eb_stream *stream)
 
 static ssize_t read_stream(void *ctx, uint64_t position, char *out, size_t room)
 {
-    struct eb_stream *stream = ctx;
+    struct eb_sse_stream *stream = ctx;
     for (;;) {
         atomic_store(&stream->state,
                      RUNNING); /* E2; only this thread leaves PENDING, nobody else is in RUNNING */
@@ -369,7 +369,7 @@ static ssize_t read_stream(void *ctx, uint64_t position, char *out, size_t room)
 /* The end of a stream, started or not. */
 static void stream_end(void *ctx)
 {
-    struct eb_stream *stream = ctx;
+    struct eb_sse_stream *stream = ctx;
     struct eb_net *net = stream->net;
     list_remove(stream);
     settle_items(stream);
@@ -409,7 +409,7 @@ static int parse_event_id(struct eb_subscribe *subscribe, const char *text, size
     return 0;
 }
 
-static int parse(struct eb_http_request *request, struct eb_stream *stream)
+static int parse(struct eb_http_request *request, struct eb_sse_stream *stream)
 {
     struct eb_error *err = &request->refused;
     struct eb_subscribe *subscribe = &stream->subscribe;
@@ -445,7 +445,7 @@ static struct MHD_Response *head_response(struct MHD_Response *response)
 
 static enum MHD_Result answer(struct eb_http_request *request)
 {
-    struct eb_stream *stream = request->job;
+    struct eb_sse_stream *stream = request->job;
     struct eb_net *net = request->net;
     if (stream->subscribe.err.code != EB_OK)
         return eb_http_fail(request, &stream->subscribe.err);
@@ -467,7 +467,7 @@ static enum MHD_Result answer(struct eb_http_request *request)
 /* On the committing thread, before the first event. */
 static void subscribed(struct eb_subscribe *subscribe)
 {
-    struct eb_stream *stream = subscribe->user;
+    struct eb_sse_stream *stream = subscribe->user;
     if (subscribe->err.code == EB_OK) {
         struct eb_frame *frame = encode_open(stream, subscribe->last_seq);
         if (frame)
@@ -476,7 +476,7 @@ static void subscribed(struct eb_subscribe *subscribe)
     eb_http_resume_settled(stream->request);
 }
 
-static int open_stream(struct eb_http_request *request, struct eb_stream *stream)
+static int open_stream(struct eb_http_request *request, struct eb_sse_stream *stream)
 {
     struct eb_net *net = request->net;
     struct eb_error *err = &request->refused;
@@ -503,7 +503,7 @@ static int open_stream(struct eb_http_request *request, struct eb_stream *stream
 
 enum MHD_Result eb_sse_handle(struct eb_http_request *request)
 {
-    struct eb_stream *stream = calloc(1, sizeof(*stream));
+    struct eb_sse_stream *stream = calloc(1, sizeof(*stream));
     if (!stream)
         return MHD_NO;
     stream->net = request->net;
