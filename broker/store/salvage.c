@@ -61,7 +61,7 @@ enum eb_shape eb_table_shape(const struct eb_cell *cell)
 
 int eb_names_add(struct eb_names *names, int64_t id, const void *text, uint64_t len, bool indexed)
 {
-    struct eb_error err;
+    struct eb_error err = {.code = EB_OK};
     if (id < 1 || id > UINT32_MAX || len > EB_TOPIC_MAX || eb_topic_check(text, len, &err))
         return 0;
     if (names->count == names->cap) {
