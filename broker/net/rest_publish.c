@@ -164,11 +164,15 @@ static enum MHD_Result one_header(void *ctx, enum MHD_ValueKind kind, const char
     while (len > 0 && (value[len - 1] == ' ' || value[len - 1] == '\t'))
         len--; /* as eb_http_header does */
     if (key_len >= sizeof(name)) {
-        if (strncasecmp(key, "event-header-", 13) != 0)
-            return MHD_YES;
+        if (strncasecmp(key, "event-header-", 13) == 0)
+            eb_fail(walk->err, EB_INVALID_REQUEST, "the name of an Event-Header may have %zu bytes",
+                    sizeof(name) - 14);
+        else if (walk->core && strncasecmp(key, "ce-", 3) == 0)
+            eb_fail(walk->err, EB_INVALID_REQUEST,
+                    "the name of a CloudEvents attribute may have 64 letters and digits");
+        else
+            return MHD_YES; /* not ours */
         walk->failed = true;
-        eb_fail(walk->err, EB_INVALID_REQUEST, "the name of an Event-Header may have %zu bytes",
-                sizeof(name) - 14);
         return MHD_NO;
     }
     for (size_t i = 0; i <= key_len; i++)

@@ -97,6 +97,13 @@ def test_bad_binary_events_are_400(broker):
         problem(broker.request("POST", "/v1/topics/a/events", b"", left), 400, "invalid_request")
 
 
+def test_an_attribute_with_an_endless_name_is_refused_not_dropped(broker):
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "ce-" + "x" * 300: "y"}
+    answer = broker.request("POST", "/v1/events", b"x", headers)
+    assert answer.status == 400 and "64 letters" in answer.json["detail"]
+    assert broker.stats()["last_seq"] == 0
+
+
 def test_type_that_is_no_topic_is_refused(broker):
     problem(post(broker, event(type="not a topic")), 400, "invalid_topic")
     problem(post(broker, event(type="$sys")), 403, "forbidden")
