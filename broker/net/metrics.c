@@ -145,7 +145,7 @@ static void write_store(struct eb_buf *out, struct eb_store *store)
     counter(out, "eventbus_log_pages_read_total", c.pages_read, "Pages of the database read.");
     counter(out, "eventbus_log_rows_read_total", c.rows_read, "Rows of the log read.");
     head(out, "eventbus_commit_duration_seconds", "histogram",
-         "Time of one transaction, begin to commit.");
+         "Time of one commit, its sync included.");
     write_buckets(out, "eventbus_commit_duration_seconds", "", c.commit_us_bucket,
                   sizeof(c.commit_us_bucket) / sizeof(*c.commit_us_bucket), 25, c.commit_us_sum);
 }

@@ -67,6 +67,20 @@ static void add_range(struct verify *v, struct ranges *r, uint64_t from, uint64_
     r->list[r->count++] = (struct range){from, to};
 }
 
+int eb_seq_list_add(struct eb_seq_list *list, uint64_t value)
+{
+    if (list->count == list->cap) {
+        size_t cap = list->cap ? 2 * list->cap : 512;
+        uint64_t *items = realloc(list->items, cap * sizeof(*items));
+        if (!items)
+            return -ENOMEM;
+        list->items = items;
+        list->cap = cap;
+    }
+    list->items[list->count++] = value;
+    return 0;
+}
+
 /* ---- the log ---- */
 
 static int on_row(void *ctx, const struct eb_row *row, struct eb_name *name)
@@ -82,16 +96,9 @@ static int on_row(void *ctx, const struct eb_row *row, struct eb_name *name)
         add_range(v, &v->found, row->seq, row->seq);
         return v->oom;
     }
-    if (v->seq_count == v->seq_cap) {
-        size_t cap = v->seq_cap ? 2 * v->seq_cap : 512;
-        uint64_t *list = realloc(v->seqs, cap * sizeof(*list));
-        if (!list)
-            return -ENOMEM;
-        v->seqs = list;
-        v->seq_cap = cap;
-    }
-    v->seqs[v->seq_count++] = row->seq;
-    int rc = 0;
+    int rc = eb_seq_list_add(&v->seqs, row->seq);
+    if (rc < 0)
+        return rc;
     uint64_t segment = eb_segment_of(row->seq);
     if (segment != v->segment) {
         rc = segment > v->segment ? eb_verify_end_segment(v) : 0;
@@ -134,13 +141,13 @@ static void judge_leaf(struct verify *v, const struct eb_walk_step *step, bool p
     uint64_t high = step->high == INT64_MAX ? OPEN_END : (uint64_t)step->high;
     uint64_t before = v->last > low ? v->last : low;
     before = before > v->deleted_upto ? before : v->deleted_upto;
-    qsort(v->seqs, v->seq_count, sizeof(*v->seqs), by_value);
-    for (size_t i = 0; i < v->seq_count; i++) {
-        if (v->seqs[i] <= before)
+    qsort(v->seqs.items, v->seqs.count, sizeof(*v->seqs.items), by_value);
+    for (size_t i = 0; i < v->seqs.count; i++) {
+        if (v->seqs.items[i] <= before)
             continue;
         if (suspect)
-            add_range(v, &v->lost, before + 1, v->seqs[i] - 1);
-        before = v->seqs[i];
+            add_range(v, &v->lost, before + 1, v->seqs.items[i] - 1);
+        before = v->seqs.items[i];
     }
     if (suspect && before != OPEN_END && (page_suspect || !ends_with(step->node, before)))
         add_range(v, &v->lost, before + 1, high);
@@ -182,7 +189,7 @@ static int walk_log(struct verify *v)
     int rc = eb_walk_begin(&walk, &v->pages, v->roots.root[EB_TREE_LOG], true);
     while (!rc && (v->tree = "log", rc = eb_walk_next(&walk, &step)) > 0) {
         const char *why = NULL;
-        v->seq_count = 0;
+        v->seqs.count = 0;
         v->bad_cells = false;
         rc = eb_salvage_leaf(&v->salvage, step.pgno, step.node->page, &why);
         if (why)
@@ -475,8 +482,8 @@ static int verify_pages(const char *path, const struct eb_ops *ops, struct eb_op
     free(v.bits);
     free(v.free_bits);
     free(v.pairs);
-    free(v.seqs);
-    free(v.closed);
+    free(v.seqs.items);
+    free(v.closed.items);
     free(v.lost.list);
     free(v.found.list);
     eb_buf_finish(&v.lists.buf);

@@ -34,6 +34,14 @@ struct lists {
     const uint8_t *blob;
 };
 
+/* A growing list of numbers; the memory is kept when count goes back to 0. */
+struct eb_seq_list {
+    uint64_t *items;
+    size_t count, cap;
+};
+/** 0 or -ENOMEM. */
+int eb_seq_list_add(struct eb_seq_list *list, uint64_t value);
+
 struct verify {
     const struct eb_ops *ops;
     struct eb_ops_summary *sum;
@@ -46,17 +54,15 @@ struct verify {
     struct ranges lost, found;
     int oom;
     const char *tree; /* at work on */
-    bool broken;      /* some page of some tree is: pages behind it belong to nothing for now */
+    bool broken;      /* some page of some tree is: what it led to cannot be counted as its own */
     uint64_t last, deleted_upto; /* whole row before, end of what retention deleted */
-    uint64_t *seqs;              /* of the leaf at hand */
-    size_t seq_count, seq_cap;
+    struct eb_seq_list seqs;     /* of the leaf at hand */
     bool bad_cells;
     bool second_look;
     struct pair *pairs; /* of the segment at hand */
     uint32_t pair_count;
     uint64_t segment;
-    uint64_t *closed; /* segments with a row in `segments`, rising */
-    size_t closed_count, closed_cap;
+    struct eb_seq_list closed; /* segments with a row in `segments`, rising */
     struct lists lists;
     uint64_t expiry_rows, expiry_sum, ttl_rows, ttl_sum;
     int64_t told_ms;

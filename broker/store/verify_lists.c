@@ -80,15 +80,15 @@ static int by_topic(const void *va, const void *vb)
 
 static bool is_closed(const struct verify *v, uint64_t segment)
 {
-    size_t lo = 0, hi = v->closed_count;
+    size_t lo = 0, hi = v->closed.count;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (v->closed[mid] < segment)
+        if (v->closed.items[mid] < segment)
             lo = mid + 1;
         else
             hi = mid;
     }
-    return lo < v->closed_count && v->closed[lo] == segment;
+    return lo < v->closed.count && v->closed.items[lo] == segment;
 }
 
 /* How many of the pairs of one topic the list at hand does not name. */

@@ -34,20 +34,6 @@ static bool check_meta(struct verify *v, const struct eb_value *c)
     return true;
 }
 
-static int note_segment(struct verify *v, uint64_t segment)
-{
-    if (v->closed_count == v->closed_cap) {
-        size_t cap = v->closed_cap ? 2 * v->closed_cap : 64;
-        uint64_t *list = realloc(v->closed, cap * sizeof(*list));
-        if (!list)
-            return -ENOMEM;
-        v->closed = list;
-        v->closed_cap = cap;
-    }
-    v->closed[v->closed_count++] = segment;
-    return 0;
-}
-
 /* One entry of a small table. False if it cannot be one. */
 static bool check_entry(struct verify *v, enum eb_tree tree, const struct eb_cell *cell,
                         const struct eb_value *c, int n)
@@ -74,7 +60,7 @@ static bool check_entry(struct verify *v, enum eb_tree tree, const struct eb_cel
         return n == 3 && c[0].type == EB_V_BLOB && c[0].len == 16 && c[1].type == EB_V_INT &&
                c[2].type == EB_V_INT;
     case EB_TREE_SEGMENTS:
-        v->oom = note_segment(v, (uint64_t)cell->rowid);
+        v->oom = eb_seq_list_add(&v->closed, (uint64_t)cell->rowid);
         return n == 5 && cell->rowid >= 0;
     default:
         return true;
