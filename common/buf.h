@@ -47,6 +47,11 @@ struct eb_frame {
 
 /** A frame with room for @cap bytes and len 0, one reference; NULL when out of memory. */
 struct eb_frame *eb_frame_create(size_t cap);
+/**
+ * The frame that nobody else holds yet (NULL: a new one) with room for @more bytes behind its own; it may have moved.
+ * NULL when out of memory: @frame is as it was.
+ */
+struct eb_frame *eb_frame_reserve(struct eb_frame *frame, size_t more);
 struct eb_frame *eb_frame_from(const void *data, size_t len);
 struct eb_frame *eb_frame_ref(struct eb_frame *frame);
 void eb_frame_unref(struct eb_frame *frame); /* NULL is fine */

@@ -19,6 +19,23 @@ struct eb_frame *eb_frame_create(size_t cap)
     return frame;
 }
 
+struct eb_frame *eb_frame_reserve(struct eb_frame *frame, size_t more)
+{
+    if (!frame)
+        return eb_frame_create(more);
+    if (frame->cap - frame->len >= more)
+        return frame;
+    size_t need = frame->len + more, cap = 2 * (size_t)frame->cap;
+    if (cap < need)
+        cap = need;
+    if (cap > UINT32_MAX)
+        return NULL;
+    frame = realloc(frame, sizeof(*frame) + cap);
+    if (frame)
+        frame->cap = (uint32_t)cap;
+    return frame;
+}
+
 struct eb_frame *eb_frame_from(const void *data, size_t len)
 {
     struct eb_frame *frame = eb_frame_create(len);

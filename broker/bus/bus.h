@@ -113,6 +113,11 @@ struct eb_session_ops {
     void (*wake)(struct eb_session *session);
     /* Last reference gone: free user's memory. Any thread, no lock held but the commit lock at most. */
     void (*destroy)(struct eb_session *session);
+    /*
+     * All answers of a segment are given (eb_session_answer, eb_session_answer_later): the place to write what was
+     * merged from several, by eb_session_answer. May be NULL. On the committing thread, under the commit lock.
+     */
+    void (*answers)(struct eb_session *session);
 };
 
 /**
@@ -128,6 +133,13 @@ struct eb_bus *eb_session_bus(struct eb_session *session);
 /** Legacy (PROTOCOL 2.5): its replays are pending_only; set before the first subscribe. */
 void eb_session_set_legacy(struct eb_session *session);
 bool eb_session_legacy(struct eb_session *session);
+/**
+ * Collect: from now on what is published, subscribed, acknowledged … on the session is kept by it, in order, until
+ * eb_session_submit hands all of it to the store in one push (or a bound is reached). For a session whose requests
+ * come from one thread; that thread calls both, and submits before it waits for anything and before it ends.
+ */
+void eb_session_collect(struct eb_session *session);
+void eb_session_submit(struct eb_session *session);
 /**
  * End it: subscriptions leave the table, the queue is emptied, waits end. No encoder or wake call begins after
  * this returned, save on a thread that was on its way into one. Idempotent. Threads: any, no lock held.
@@ -186,6 +198,13 @@ void eb_session_reply(struct eb_session *session, struct eb_frame *frame);
 /** The same for bytes: joined with the answer before it in one frame when that still waits. */
 void eb_session_reply_bytes(struct eb_session *session, const void *data, size_t len);
 /**
+ * The same from within the `done` of one of the session's requests, on the committing thread: it goes out with
+ * the session's other answers of the segment, under one lock and with one wake.
+ */
+void eb_session_answer(struct eb_session *session, const void *data, size_t len);
+/** From within `done` too: nothing is written now, but ops->answers will be called for this session. */
+void eb_session_answer_later(struct eb_session *session);
+/**
  * Take up to @max items off the head, in order. Returns how many. The items count as unsent until
  * eb_session_sent or eb_session_putback. One thread at a time (the holder of the transport's sending right).
  */
@@ -210,6 +229,7 @@ void eb_session_state(struct eb_session *session, struct eb_session_state *ret);
  * Wait until fewer than @max_open requests and max_open_bytes of their events are open and fewer than @max_bytes
  * answers unsent, or the session
  * is closed, or the deadline (eb_mono_ms, <0: none). Returns 0, -ETIMEDOUT or -ECANCELED (closed).
+ * What was collected is submitted before it waits. Without waiting it takes no lock.
  */
 int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes,
                          int64_t deadline_ms);

@@ -7,7 +7,8 @@
  * (D1) Committed before seen: this runs after the commit, in commit order, under the commit lock (B1).
  * (D2) `visible` is moved to a segment's end before anything of the segment is done (B3). So whoever has read
  *      up to it may join at once, and skips what is pushed here because its cursor is there already.
- * (D3) A publish is answered when its last event is visible, and before its events are pushed.
+ * (D3) A publish is answered when its last event is visible, and before its events are pushed. The answers of a
+ *      segment are collected by session and go out together (requests.c).
  * (D4) Matches are gathered with no lock held but the shard's own for the look-up, merged per session, and
  *      pushed with one take of its lock, in seq order, once per event however many subscriptions match.
  * (D5) Frames are made before the lock. Peeking at a stream's state without the lock only saves work: a stream
@@ -239,6 +240,7 @@ static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
         done->next = NULL;
         done->done(done); /* may free it */
     }
+    eb_bus_settle(bus);
     if (d->count == 0)
         return;
     d->now_ms = eb_wall_ms();
@@ -272,6 +274,7 @@ void eb_dispatch_committed(void *ctx, struct eb_op *ops)
         if (op->kind == EB_OP_FENCE) {
             flush_segment(bus, d);
             op->done(op);
+            eb_bus_settle(bus);
             continue;
         }
         if (op->kind == EB_OP_PUBLISH)

@@ -3,6 +3,7 @@
  *
  * Keys: [I] immutable after create   [a] atomic   [Q] its session's lock   [S] its shard's lock
  *       [C] the holder of the commit lock   [P] the pool's lock   [T] the reader whose turn it is
+ *       [R] the thread that makes the session's requests
  *
  * Lifetimes. A session is held by its transport, by each of its subscriptions, by each open request and by
  * its shared stream's place in the pool. A subscription is held by its session's list, by the topic table,
@@ -98,10 +99,12 @@ struct eb_session {
     struct eb_session *prev, *next;   /* the bus's registry lock */
     struct eb_lock lock;              /* EB_RANK_SESSION: all that is [Q] */
     pthread_cond_t room;              /* [Q] eb_session_wait_room */
-    atomic_uint waiters;              /* [a] threads in it */
+    atomic_uint waiters;              /* [Q] to write, [a] to peek: threads in it */
     atomic_bool closed;               /* [Q] to write, [a] to peek; never false again */
     atomic_bool legacy;               /* [a] */
     bool one_subscription;            /* [I] */
+    bool collects;                    /* [I] once it has made a request: eb_session_collect */
+    bool settling;                    /* [C] in the bus's list */
     _Atomic uint8_t lagging; /* [Q] to write, [a] to peek: the shared stream is fed by the pool */
 
     struct eb_out
@@ -109,8 +112,9 @@ struct eb_session {
     uint32_t head, count, cap, flying; /* [Q] */
     uint32_t events;                   /* [Q] events waiting or flying */
     size_t event_bytes;                /* [Q] theirs */
-    size_t answer_bytes;               /* [Q] of answers and notices, waiting or flying */
-    uint64_t delivered;                /* [Q] */
+    atomic_size_t
+        answer_bytes;   /* [Q] to write, [a] to peek: of answers and notices, waiting or flying */
+    uint64_t delivered; /* [Q] */
 
     struct eb_stream shared;
     struct eb_sub
@@ -120,6 +124,16 @@ struct eb_session {
     uint32_t gen;                        /* [Q] changes with the set of live subscriptions */
     struct eb_snapshot *snap;            /* [Q] of the lagging stream between two turns */
 
+    struct { /* [R] requests made and not yet handed to the store (requests.c) */
+        struct eb_op *first, *last;
+        unsigned ops;
+        size_t bytes; /* of their events */
+    } chunk;
+    struct eb_session *settle_next; /* [C] the bus's list of sessions with something to settle */
+    struct eb_frame *answers;       /* [C] what `done` has answered and is not in the queue yet */
+    unsigned settled;               /* [C] requests done and not yet taken off `open` */
+    size_t settled_bytes;           /* [C] of their events */
+
     struct eb_session *touched;    /* [C] the segment's list of sessions with something to push */
     uint32_t push_head, push_tail; /* [C] EB_NO_PUSH: none */
 };
@@ -128,9 +142,17 @@ _Static_assert(sizeof(struct eb_session) < 512, "an idle session holds less than
 /** A reference unless the last one is already gone. */
 bool eb_session_try_ref(struct eb_session *session);
 bool eb_session_closed(struct eb_session *session);
-/** A request was submitted / is done: what eb_session_wait_room counts. */
-void eb_session_open(struct eb_session *session, size_t bytes);
+
+/* ---- requests.c ---- */
+
+/** Make a request of @session, with @bytes of events: collected, or submitted at once. Thread: its requests'. */
+void eb_session_request(struct eb_session *session, struct eb_op *op, size_t bytes);
+/** One of them is done: it is open until eb_bus_settle. The commit lock is held; the caller holds the session. */
 void eb_session_settle(struct eb_session *session, size_t bytes);
+/** What was answered and settled since the last time goes to the sessions. The commit lock is held. */
+void eb_bus_settle(struct eb_bus *bus);
+
+/* ---- session.c, the queue ---- */
 
 enum eb_fit { EB_FIT_LIVE, EB_FIT_REPLAY };
 size_t eb_frame_weight(const struct eb_frame *frame);
@@ -140,6 +162,8 @@ bool eb_queue_fits_locked(struct eb_session *session, size_t weight, enum eb_fit
 bool eb_queue_has_room_locked(struct eb_session *session);
 /** Append; takes over the frame's reference only when it returns 0. -ENOMEM. */
 int eb_queue_push_locked(struct eb_session *session, struct eb_frame *frame, uint64_t seq);
+/** The same for an answer, which is joined with the one before it when that still waits and has room. */
+int eb_queue_answer_locked(struct eb_session *session, struct eb_frame *frame);
 /** Give a stream that wants to be read its place in the pool, or let it wait for room. */
 void eb_stream_kick_locked(struct eb_stream *stream);
 /** The shared stream stops being pushed to: it goes on from @cursor by the pool, when there is room. */
@@ -240,6 +264,7 @@ struct eb_bus {
     struct eb_dispatch *dispatch; /* [C] */
     struct eb_pool *pool;         /* [I] */
     struct eb_autoack *autoack;   /* [I] NULL: off */
+    struct eb_session *settling;  /* [C] sessions with something to settle, one reference each */
     struct eb_bus_atomics counters;
 
     struct eb_lock registry; /* EB_RANK_LEAF: the list of sessions, numbers rising */

@@ -115,12 +115,8 @@ static void publish_done(struct eb_op *op)
     else
         eb_count(bus->counters.publish_refused[op->err.code], 1);
     if (session != NULL)
-        eb_session_ref(session);
-    pub->done(pub); /* may free it */
-    if (session != NULL) {
-        eb_session_settle(session, bytes);
-        eb_session_unref(session);
-    }
+        eb_session_settle(session, bytes); /* holds it; open until eb_bus_settle */
+    pub->done(pub);                        /* may free it */
 }
 
 void eb_bus_publish(struct eb_bus *bus, struct eb_publish *pub)
@@ -130,6 +126,7 @@ void eb_bus_publish(struct eb_bus *bus, struct eb_publish *pub)
         pub->op.kind = EB_OP_FENCE; /* an empty batch is only a place in the order */
     pub->op.done = publish_done;
     if (pub->session != NULL)
-        eb_session_open(pub->session, outer(pub)->bytes);
-    eb_bus_submit(bus, &pub->op);
+        eb_session_request(pub->session, &pub->op, outer(pub)->bytes);
+    else
+        eb_bus_submit(bus, &pub->op);
 }

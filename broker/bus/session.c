@@ -77,6 +77,7 @@ void eb_session_unref(struct eb_session *session)
         eb_frame_unref(session->ring[(session->head + i) & (session->cap - 1)].frame);
     free(session->ring);
     eb_snapshot_free(session->snap);
+    eb_frame_unref(session->answers);
     if (session->ops->destroy != NULL)
         session->ops->destroy(session);
     pthread_cond_destroy(&session->room);
@@ -362,6 +363,20 @@ static struct eb_frame *open_answer_locked(struct eb_session *session, size_t le
     return tail->frame->cap - tail->frame->len >= len ? tail->frame : NULL;
 }
 
+int eb_queue_answer_locked(struct eb_session *session, struct eb_frame *frame)
+{
+    size_t cap;
+    struct eb_frame *tail =
+        frame->len < ANSWER_MIN ? open_answer_locked(session, frame->len, &cap) : NULL;
+    if (tail == NULL)
+        return eb_queue_push_locked(session, frame, 0);
+    memcpy(tail->data + tail->len, frame->data, frame->len);
+    tail->len += frame->len;
+    session->answer_bytes += frame->len;
+    eb_frame_unref(frame);
+    return 0;
+}
+
 void eb_session_reply_bytes(struct eb_session *session, const void *data, size_t len)
 {
     size_t cap;
@@ -445,7 +460,7 @@ void eb_session_sent(struct eb_session *session, struct eb_out *items, size_t co
         }
         resume_locked(session);
     }
-    if (atomic_load(&session->waiters) > 0)
+    if (session->waiters > 0)
         pthread_cond_broadcast(&session->room);
     eb_lock_drop(&session->lock);
     free(ring);
@@ -518,51 +533,7 @@ void eb_stream_unref_place(struct eb_stream *stream)
         eb_session_unref(stream->session);
 }
 
-/* ---- flow control and figures ---- */
-
-void eb_session_open(struct eb_session *session, size_t bytes)
-{
-    atomic_fetch_add(&session->open_bytes, bytes);
-    atomic_fetch_add(&session->open, 1);
-}
-
-/* The pair with eb_session_wait_room: it counts itself first and looks then, we take off first and look then. */
-void eb_session_settle(struct eb_session *session, size_t bytes)
-{
-    atomic_fetch_sub(&session->open_bytes, bytes);
-    atomic_fetch_sub(&session->open, 1);
-    if (atomic_load(&session->waiters) > 0) {
-        eb_lock_take(&session->lock);
-        pthread_cond_broadcast(&session->room);
-        eb_lock_drop(&session->lock);
-    }
-}
-
-static bool has_room_locked(struct eb_session *session, unsigned max_open, size_t max_bytes)
-{
-    size_t open_bytes = session->bus->config.max_open_bytes;
-    return atomic_load(&session->open) < max_open && session->answer_bytes < max_bytes &&
-           (open_bytes == 0 || atomic_load(&session->open_bytes) < open_bytes);
-}
-
-int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes,
-                         int64_t deadline_ms)
-{
-    int rc = 0;
-    eb_lock_take(&session->lock);
-    atomic_fetch_add(&session->waiters, 1);
-    while (!session->closed && !has_room_locked(session, max_open, max_bytes)) {
-        if (eb_cond_wait(&session->room, &session->lock, deadline_ms) == ETIMEDOUT) {
-            rc = -ETIMEDOUT;
-            break;
-        }
-    }
-    if (session->closed)
-        rc = -ECANCELED;
-    atomic_fetch_sub(&session->waiters, 1);
-    eb_lock_drop(&session->lock);
-    return rc;
-}
+/* ---- figures ---- */
 
 void eb_session_state(struct eb_session *session, struct eb_session_state *ret)
 {

@@ -178,6 +178,7 @@ static void subscribe_at_place(struct eb_op *op)
                           subscribe->starting_seq, last, &start);
     bool entered = enter(subscribe, session, sub);
     subscribe->done(subscribe); /* may free it */
+    eb_bus_settle(bus);         /* the `ok` is in the queue now (step 3) */
     if (entered)
         begin(session, sub, replay, &start, last);
     else
@@ -203,8 +204,7 @@ void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session,
     subscribe->op.kind = EB_OP_FENCE;
     subscribe->op.done = subscribe_at_place;
     subscribe->op.user = sub;
-    eb_session_open(session, 0);
-    eb_bus_submit(bus, &subscribe->op);
+    eb_session_request(session, &subscribe->op, 0);
 }
 
 /* ---- the others ---- */
@@ -212,11 +212,10 @@ void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session,
 static void request_done(struct eb_request *request)
 {
     struct eb_session *session = request->session;
-    request->done(request); /* may free it */
-    if (session != NULL) {
+    if (session != NULL)
         eb_session_settle(session, 0);
-        eb_session_unref(session);
-    }
+    request->done(request); /* may free it */
+    eb_session_unref(session);
 }
 
 static void request_submit(struct eb_bus *bus, struct eb_session *session,
@@ -229,8 +228,9 @@ static void request_submit(struct eb_bus *bus, struct eb_session *session,
     request->op.done = at_place;
     request->op.user = bus;
     if (session != NULL)
-        eb_session_open(session, 0);
-    eb_bus_submit(bus, &request->op);
+        eb_session_request(session, &request->op, 0);
+    else
+        eb_bus_submit(bus, &request->op);
 }
 
 static void unsubscribe_at_place(struct eb_op *op)

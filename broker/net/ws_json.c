@@ -29,6 +29,8 @@ struct eb_ws_parser {
 struct id {
     const char *text;
     size_t len;
+    bool
+        in_done; /* the answer is given by its `done`, on the committing thread: with others of its segment */
 };
 
 struct eb_ws_parser *eb_ws_parser_create(void)
@@ -80,7 +82,7 @@ static void begin_answer(struct eb_buf *buf, const char *type, struct id id, boo
     }
 }
 
-static void send_answer(struct eb_ws_conn *conn, struct eb_buf *buf)
+static void send_answer(struct eb_ws_conn *conn, struct eb_buf *buf, struct id id)
 {
     size_t len;
 
@@ -90,7 +92,10 @@ static void send_answer(struct eb_ws_conn *conn, struct eb_buf *buf)
         eb_ws_conn_close(conn, EB_WS_CLOSE_INTERNAL, "out of memory", true, 1000);
     } else {
         char *frame = eb_ws_seal(buf, &len);
-        eb_session_reply_bytes(conn->session, frame, len);
+        if (id.in_done)
+            eb_session_answer(conn->session, frame, len);
+        else
+            eb_session_reply_bytes(conn->session, frame, len);
     }
     eb_buf_finish(buf);
 }
@@ -111,7 +116,7 @@ static void answer_error(struct eb_ws_conn *conn, struct id id, const struct eb_
     eb_json_write_string(&buf, err->message, strlen(err->message));
     if (err->index >= 0)
         eb_buf_printf(&buf, ",\"index\":%d", err->index);
-    send_answer(conn, &buf);
+    send_answer(conn, &buf, id);
 }
 
 static void answer_memory(struct eb_ws_conn *conn, struct id id)
@@ -124,7 +129,7 @@ static void answer_memory(struct eb_ws_conn *conn, struct id id)
 
 static struct id kept_id(const char *room, uint8_t room_len)
 {
-    struct id id;
+    struct id id = {.in_done = true};
 
     id.text = eb_ws_id_get(room, room_len, &id.len);
     return id;
@@ -172,7 +177,7 @@ static void publish_done(struct eb_publish *publish)
             eb_buf_str(&buf, ",");
             write_result(&buf, publish, 0);
         }
-        send_answer(conn, &buf);
+        send_answer(conn, &buf, id);
     }
     eb_ws_id_drop(publish->id_text, &publish->id_len);
     eb_publish_destroy(publish);
@@ -333,7 +338,7 @@ static void subscribe_done(struct eb_subscribe *call)
         eb_buf_str(&buf, ",\"last_seq\":");
         eb_json_write_u64(&buf, call->last_seq);
         eb_buf_printf(&buf, ",\"epoch\":\"%s\"", eb_store_epoch(eb_bus_store(conn->side->bus)));
-        send_answer(conn, &buf);
+        send_answer(conn, &buf, id);
     }
     eb_ws_id_drop(call->id_text, &call->id_len);
     free((struct subscribe *)call); /* its first member */
@@ -431,7 +436,7 @@ static void request_done(struct eb_request *request)
     } else if (id.len > 0) {
         struct eb_buf buf = EB_BUF_INIT;
         begin_answer(&buf, "ok", id, false);
-        send_answer(conn, &buf);
+        send_answer(conn, &buf, id);
     }
     eb_ws_id_drop(request->id_text, &request->id_len);
     free(request);
@@ -502,7 +507,7 @@ static void do_ping(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct
         return;
     }
     begin_answer(&buf, "pong", id, false);
-    send_answer(conn, &buf);
+    send_answer(conn, &buf, id);
 }
 
 /* ---- the request ---- */
@@ -525,7 +530,7 @@ static int read_id(struct eb_json *json, struct id *ret, struct eb_error *err)
 {
     uint32_t tok = eb_json_member(json, 0, "id");
 
-    *ret = (struct id){NULL, 0};
+    *ret = (struct id){0};
     if (!tok)
         return 0;
     const struct eb_json_token *token = &json->tokens[tok];
@@ -535,14 +540,14 @@ static int read_id(struct eb_json *json, struct id *ret, struct eb_error *err)
         if (len > ID_STRING_MAX)
             return eb_fail(err, EB_INVALID_REQUEST, "\"id\" has %zu bytes; at most %d are allowed",
                            len, ID_STRING_MAX);
-        *ret = (struct id){json->text + token->start - 1, token->len + 2};
+        *ret = (struct id){.text = json->text + token->start - 1, .len = token->len + 2};
         return 0;
     }
     int64_t value;
     if (!eb_json_int64(json, tok, &value) || value < -ID_INT_MAX || value > ID_INT_MAX)
         return eb_fail(err, EB_INVALID_REQUEST,
                        "\"id\" must be an integer within 2^53 or a string");
-    *ret = (struct id){json->text + token->start, token->len};
+    *ret = (struct id){.text = json->text + token->start, .len = token->len};
     return 0;
 }
 
@@ -586,7 +591,7 @@ static void carry_out(struct eb_ws_conn *conn, struct eb_ws_parser *parser)
 {
     struct eb_json *json = &parser->json;
     struct eb_error err;
-    struct id id = {NULL, 0};
+    struct id id = {0};
 
     if (json->tokens[0].type != EB_JSON_OBJECT) {
         conn->decided = true;
@@ -620,7 +625,7 @@ int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, con
         return EB_WS_CLOSE_NOT_UTF8;
     } else {
         conn->decided = true;
-        answer_error(conn, (struct id){NULL, 0}, &err);
+        answer_error(conn, (struct id){0}, &err);
     }
     shrink(parser);
     return 0;

@@ -12,6 +12,7 @@
  *      freed when nothing came for a while.
  * (R5) Once the connection is closing, messages are dropped; bytes are read on so that the peer's close frame and
  *      end are seen.
+ * (R6) What one read brought is one chunk: its requests go to the store in one push, before the next read.
  */
 #include <errno.h>
 #include <poll.h>
@@ -74,6 +75,7 @@ static ssize_t on_recv(uint8_t *buf, size_t len, int flags, void *user)
     struct eb_ws_conn *conn = reader->conn;
     ssize_t n;
 
+    eb_session_submit(conn->session); /* R6 */
     if (conn->early_used < conn->early.len) {
         size_t more = conn->early.len - conn->early_used;
         n = (ssize_t)(more < len ? more : len);
@@ -454,6 +456,7 @@ void eb_ws_read(struct eb_ws_conn *conn)
             break;
         }
         read_frames(&conn->reader);
+        eb_session_submit(conn->session); /* R6 */
         over = conn->reader;
     }
     if (!conn->reader || !conn->reader->eof)

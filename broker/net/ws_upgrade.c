@@ -219,6 +219,7 @@ static int conn_create(struct eb_ws_side *side, struct MHD_Connection *connectio
         free(conn);
         return rc;
     }
+    eb_session_collect(conn->session);
     conn->number = eb_session_number(conn->session);
     eb_lock_take(&side->count_lock);
     side->alive++;

@@ -1,0 +1,179 @@
+/*
+ * requests.c - a session's requests on their way: collected into chunks, settled and answered in groups.
+ *
+ *   its thread:    publish, subscribe, ack … --> chunk ----eb_session_submit----> the store's queue (one push)
+ *   committing:    done --> answers, settled ----end of the segment's answers---> its queue (one lock, one wake)
+ *
+ * (C1) A chunk belongs to the thread that makes the session's requests. It keeps their order, holds all kinds of
+ *      them, and is handed over before that thread waits for anything: nobody else would.
+ * (C2) What is collected counts as open for eb_session_wait_room, so no bound is passed by collecting.
+ * (C3) Answers that `done` gives are put into the queue together: behind the last `done` of a segment, before
+ *      anything of it is pushed (D3), and before a subscription begins (its `ok` comes first).
+ * (C4) A request is open until its answer is in the queue: who finds none open finds all answers there.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "broker/bus/internal.h"
+
+#define CHUNK_OPS    1024
+#define CHUNK_BYTES  (1024 * 1024)
+#define ANSWERS_MIN  256
+#define ANSWERS_FULL (64 * 1024)
+
+/* ---- to the store ---- */
+
+void eb_session_collect(struct eb_session *session)
+{
+    session->collects = true;
+}
+
+void eb_session_submit(struct eb_session *session)
+{
+    struct eb_op *first = session->chunk.first, *last = session->chunk.last;
+    if (first == NULL)
+        return;
+    atomic_fetch_add(&session->open_bytes, session->chunk.bytes);
+    atomic_fetch_add(&session->open, session->chunk.ops);
+    session->chunk.first = session->chunk.last = NULL;
+    session->chunk.ops = 0;
+    session->chunk.bytes = 0;
+    eb_store_submit(session->bus->store, first, last);
+}
+
+void eb_session_request(struct eb_session *session, struct eb_op *op, size_t bytes)
+{
+    op->next = NULL;
+    if (session->chunk.last != NULL)
+        session->chunk.last->next = op;
+    else
+        session->chunk.first = op;
+    session->chunk.last = op;
+    session->chunk.ops++;
+    session->chunk.bytes += bytes;
+    if (!session->collects || session->chunk.ops >= CHUNK_OPS ||
+        session->chunk.bytes >= CHUNK_BYTES)
+        eb_session_submit(session);
+}
+
+/* ---- and back: under the commit lock ---- */
+
+/* Put it on the list of those that have something to be settled. */
+static void touch(struct eb_session *session)
+{
+    if (session->settling)
+        return;
+    session->settling = true;
+    session->settle_next = session->bus->settling;
+    session->bus->settling = eb_session_ref(session);
+}
+
+void eb_session_settle(struct eb_session *session, size_t bytes)
+{
+    touch(session);
+    session->settled++;
+    session->settled_bytes += bytes;
+}
+
+void eb_session_answer_later(struct eb_session *session)
+{
+    touch(session);
+}
+
+/* Its answers into its queue, and with @all what is settled off its count (C4). True: there is something to send. */
+static bool put_answers(struct eb_session *session, bool all)
+{
+    struct eb_frame *frame = session->answers;
+    int rc = 0;
+    session->answers = NULL;
+    eb_lock_take(&session->lock);
+    bool closed = session->closed;
+    if (frame != NULL && !closed)
+        rc = eb_queue_answer_locked(session, frame);
+    if (all) {
+        atomic_fetch_sub(&session->open_bytes, session->settled_bytes);
+        atomic_fetch_sub(&session->open, session->settled);
+        session->settled = 0;
+        session->settled_bytes = 0;
+        if (session->waiters > 0)
+            pthread_cond_broadcast(&session->room);
+    }
+    eb_lock_drop(&session->lock);
+    if (frame == NULL)
+        return false;
+    if (closed || rc < 0)
+        eb_frame_unref(frame);
+    if (rc < 0) /* an answer is never dropped: the connection goes instead */
+        eb_session_close(session);
+    return !closed;
+}
+
+void eb_session_answer(struct eb_session *session, const void *data, size_t len)
+{
+    touch(session);
+    if (eb_session_closed(session))
+        return;
+    size_t room = len > ANSWERS_MIN ? len : ANSWERS_MIN;
+    struct eb_frame *frame = eb_frame_reserve(session->answers, session->answers ? len : room);
+    if (frame == NULL) {
+        eb_session_close(session);
+        eb_session_wake(session);
+        return;
+    }
+    memcpy(frame->data + frame->len, data, len);
+    frame->len += (uint32_t)len;
+    session->answers = frame;
+    if (frame->len >= ANSWERS_FULL && put_answers(session, false))
+        eb_session_wake(session);
+}
+
+void eb_bus_settle(struct eb_bus *bus)
+{
+    struct eb_session *session;
+    while ((session = bus->settling) != NULL) {
+        bus->settling = session->settle_next;
+        if (session->ops->answers != NULL)
+            session->ops->answers(session);
+        session->settling = false;
+        if (put_answers(session, true))
+            eb_session_wake(session);
+        eb_session_unref(session);
+    }
+}
+
+/* ---- the bound of what is open ---- */
+
+static bool has_room(struct eb_session *session, unsigned max_open, size_t max_bytes)
+{
+    size_t open_bytes = session->bus->config.max_open_bytes;
+    return atomic_load(&session->open) + session->chunk.ops < max_open &&
+           atomic_load(&session->answer_bytes) < max_bytes &&
+           (open_bytes == 0 ||
+            atomic_load(&session->open_bytes) + session->chunk.bytes < open_bytes);
+}
+
+/*
+ * The pair with put_answers and eb_session_sent, which take off and look for waiters under the lock. Usually there
+ * is room, and no lock is taken to see it.
+ */
+int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t max_bytes,
+                         int64_t deadline_ms)
+{
+    int rc = 0;
+    if (!eb_session_closed(session) && has_room(session, max_open, max_bytes))
+        return 0;
+    eb_session_submit(session); /* C1 */
+    eb_lock_take(&session->lock);
+    session->waiters++;
+    while (!session->closed && !has_room(session, max_open, max_bytes)) {
+        if (eb_cond_wait(&session->room, &session->lock, deadline_ms) == ETIMEDOUT) {
+            rc = -ETIMEDOUT;
+            break;
+        }
+    }
+    if (session->closed)
+        rc = -ECANCELED;
+    session->waiters--;
+    eb_lock_drop(&session->lock);
+    return rc;
+}
