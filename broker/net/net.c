@@ -30,8 +30,8 @@
 #define HTTP_THREADS     2
 /*
  * Room for a request's line and headers: the 16 KiB of an event's headers with their prefixes, 2 KiB of others,
- * libmicrohttpd's own list of them, and room for a piece of the body. An idle WebSocket was measured at 15 KB
- * resident with 4 KiB, 29 with 28 KiB, 39 with 48 KiB (there the pool is mapped by itself, too).
+ * libmicrohttpd's own list of them, and room for a piece of the body. A connection has it until its upgrade
+ * (ws_upgrade.c U3) or its end; a stream keeps it. (Above 32 KiB the pool is mapped by itself, which is dear.)
  */
 #define POOL_BYTES (28 * 1024)
 

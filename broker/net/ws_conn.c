@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "broker/net/ws_internal.h"
 
@@ -112,7 +113,10 @@ void eb_ws_conn_give_back(struct eb_ws_conn *conn)
     struct eb_ws_side *side = conn->side;
 
     eb_flusher_forget(conn->flusher, conn);
-    MHD_upgrade_action(conn->urh, MHD_UPGRADE_ACTION_CLOSE);
+    if (conn->urh)
+        MHD_upgrade_action(conn->urh, MHD_UPGRADE_ACTION_CLOSE);
+    else
+        close(conn->fd);
     eb_net_place_give(side->net);
     eb_session_unref(conn->session); /* frees @conn unless requests are still under way (W4) */
 }

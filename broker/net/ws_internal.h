@@ -104,7 +104,7 @@ struct eb_ws_conn {
     struct eb_flusher *flusher;            /* [I] */
     struct eb_ws_conn *next, *prev;        /* [C] the registry */
     int fd;                                /* [I] */
-    struct MHD_UpgradeResponseHandle *urh; /* [I] */
+    struct MHD_UpgradeResponseHandle *urh; /* [I] to give a borrowed @fd back; NULL: it is ours */
     uint64_t number;                       /* [I] the session's */
     int64_t connected_ms, born_ms;         /* [I] wall clock, monotonic */
     char peer[64];                         /* [I] */

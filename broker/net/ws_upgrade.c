@@ -6,8 +6,14 @@
  * (U1) Whatever may be lacking (a place, memory, a thread) is found out before the 101: 503 otherwise.
  * (U2) libmicrohttpd does not say that a client vanished before its 101 was out; the handler is then never called.
  *      Hence the pending object and its patience (ws_internal.h).
+ * (U3) An upgraded connection of libmicrohttpd keeps its pool, its place in CONNECTION_LIMIT and its turn in each
+ *      walk over what is suspended until its socket is given back. So it is given back at once: ours is a duplicate.
+ *      It closes its own without a shutdown, so the peer sees nothing of that. With TLS what it gives is one end of
+ *      a socket pair that it serves itself: that stays borrowed until the end, and so does one when no descriptor is
+ *      left for a duplicate (`urh` says which).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,6 +23,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "broker/net/ws_internal.h"
 #include "common/log.h"
@@ -145,11 +152,19 @@ static void register_locked(struct eb_ws_side *side, struct eb_ws_conn *conn)
     side->running++;
 }
 
-static void on_upgraded(void *cls, struct MHD_Connection *connection, void *req_cls,
-                        const char *extra_in, size_t extra_in_size, MHD_socket sock,
-                        struct MHD_UpgradeResponseHandle *urh)
+/* A descriptor of our own for the client's socket; -1: libmicrohttpd's is to be kept (U3). */
+static int own_socket(struct MHD_Connection *connection, int sock)
 {
-    struct eb_ws_pending *pending = cls;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+    return info && info->connect_fd == sock ? fcntl(sock, F_DUPFD_CLOEXEC, 0) : -1;
+}
+
+/* Let the parked thread run on @fd. False: it has been let go. */
+static bool hand_over(struct eb_ws_pending *pending, int fd, struct MHD_UpgradeResponseHandle *urh,
+                      const char *early, size_t early_len)
+{
     struct eb_ws_side *side = pending->side;
     int64_t now = eb_mono_ms();
 
@@ -157,13 +172,13 @@ static void on_upgraded(void *cls, struct MHD_Connection *connection, void *req_
     struct eb_ws_conn *conn = pending->conn;
     bool wanted = pending->state == EB_PENDING_WAITS;
     if (wanted) {
-        conn->fd = sock;
+        conn->fd = fd;
         conn->urh = urh;
         conn->connected_ms = eb_wall_ms();
         conn->born_ms = now;
         atomic_store(&conn->received_ms, now);
-        if (extra_in_size > 0)
-            eb_buf_add(&conn->early, extra_in, extra_in_size);
+        if (early_len > 0)
+            eb_buf_add(&conn->early, early, early_len);
         set_options(conn);
         register_locked(side, conn);
         eb_ws_count(&side->count.connections_total);
@@ -171,10 +186,24 @@ static void on_upgraded(void *cls, struct MHD_Connection *connection, void *req_
         pthread_cond_signal(&pending->cond);
     }
     eb_lock_drop(&side->lock);
-    if (!wanted) {
+    return wanted;
+}
+
+static void on_upgraded(void *cls, struct MHD_Connection *connection, void *req_cls,
+                        const char *extra_in, size_t extra_in_size, MHD_socket sock,
+                        struct MHD_UpgradeResponseHandle *urh)
+{
+    int own = own_socket(connection, sock);
+    bool taken =
+        hand_over(cls, own >= 0 ? own : sock, own >= 0 ? NULL : urh, extra_in, extra_in_size);
+
+    if (!taken) {
         shutdown(sock, SHUT_RDWR);
-        MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
+        if (own >= 0)
+            close(own);
     }
+    if (!taken || own >= 0)
+        MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
 }
 
 /* ---- before it ---- */

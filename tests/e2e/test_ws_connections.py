@@ -12,8 +12,14 @@ import time
 
 import pytest
 
-from lib.broker import BUILD, wait_for
+from lib.broker import BUILD, PATIENCE, wait_for
+from lib.rawhttp import connect
 from lib.ws import CLOSE, JSON_V1, PING, PONG, TEXT, Closed, WebSocket, frame, handshake
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 def memory(*options):
@@ -73,7 +79,7 @@ def test_2000_idle_connections_and_load_beside_them(start_broker, many_files):
             assert ws.event()["payload"] == "to everyone"
         assert all(ws.call(type="ping")["type"] == "pong" for ws in idle[1000::50])
         if not sanitized():
-            assert per_connection < 45_000  # docs/decisions/0003-connection-threads.md
+            assert per_connection < 14_000  # docs/decisions/0003-connection-threads.md
         assert broker.stop() == 0  # cleanly, with all of them open
         assert all(ws.close_code() == 1001 for ws in idle)
     finally:
@@ -95,6 +101,81 @@ def test_threads_and_places_come_back(start_broker):
             ws.sock.close()
         wait_for(lambda: connections(broker) == 0, what="no connection")
     wait_for(lambda: threads(broker.pid) <= before + 2, what="no thread left over")
+
+
+def descriptors(pid):
+    return sorted(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_1000_upgrades_leave_no_descriptor_and_no_thread(start_broker):
+    """Each ends in another way: closed properly, cut off, reset, or refused for a bad handshake."""
+    broker = start_broker(*memory(), db=None)
+    broker.stats()
+    before, threads_before = len(descriptors(broker.pid)), threads(broker.pid)
+    for i in range(1000):
+        if i % 4 == 3:
+            sock, status, _, _ = handshake(broker.port, "Upgrade: websocket", defaults=False)
+            assert status == 400
+        else:
+            sock = WebSocket(broker.port).sock
+        if i % 4 == 0:
+            sock.sendall(frame(CLOSE))
+        elif i % 4 == 2:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    wait_for(lambda: connections(broker) == 0, what="no connection")
+    wait_for(lambda: len(descriptors(broker.pid)) <= before, what="no descriptor left over")
+    wait_for(lambda: threads(broker.pid) <= threads_before, what="no thread left over")
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_requests_right_behind_the_handshake_are_carried_out(start_broker, count):
+    """A client that does not wait for its 101: what libmicrohttpd read with the handshake is the WebSocket's."""
+    broker = start_broker(*memory(), db=None)
+    requests = b"".join(frame(TEXT, json.dumps({"type": "ping", "id": i}).encode()) for i in range(count))
+    with connect(broker.port, PATIENCE) as sock:
+        sock.sendall(UPGRADE + requests)
+        data = b""
+        while data.count(b'"pong"') < count:
+            data += sock.recv(65536)
+        head, frames = data.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert [int(id) for id in re.findall(rb'"id":(\d+)', frames)] == list(range(count))
+
+
+def test_without_a_spare_descriptor_a_websocket_works_as_well(start_broker):
+    """The broker takes the socket over by a duplicate; when there is none, it works on libmicrohttpd's own."""
+    broker = start_broker(*memory("--max-connections", "2"), db=None)
+    soft, hard = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
+    alone = len(descriptors(broker.pid))
+    with connect(broker.port, PATIENCE) as sock, WebSocket(broker.port) as other:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")  # accepted: its descriptor is there
+        wait_for(lambda: len(descriptors(broker.pid)) == alone + 2, what="one descriptor for each")
+        full = next(n for n, fd in enumerate([*descriptors(broker.pid), -1]) if n != fd)  # the first free number
+        resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (full, hard))
+        sock.sendall(UPGRADE)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += sock.recv(65536)
+        assert data.startswith(b"HTTP/1.1 101 ")
+        sock.sendall(frame(TEXT, b'{"type":"subscribe","id":1,"pattern":"t"}'))
+        assert b'"ok"' in sock.recv(65536)
+        other.publish("t", "to the one without")
+        assert b"to the one without" in sock.recv(65536)
+        resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(broker.get("/v1/connections").json["connections"]) == 2
+        assert handshake(broker.port)[1] == 503  # both places are taken
+        sock.sendall(frame(CLOSE))
+        while sock.recv(65536):
+            pass
+    wait_for(lambda: connections(broker) == 0, what="both places free")
+    for _ in range(2):
+        with WebSocket(broker.port) as one, WebSocket(broker.port) as two:
+            assert one.call(type="ping")["type"] == two.call(type="ping")["type"] == "pong"
+            assert handshake(broker.port)[1] == 503
+        wait_for(lambda: connections(broker) == 0, what="both places free again")
+    assert broker.stop() == 0
 
 
 def test_without_a_thread_the_upgrade_is_refused_before_its_101(start_broker):

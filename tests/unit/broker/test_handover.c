@@ -210,6 +210,30 @@ static void host_may_hand_over_more(void **state)
     host_stop(&host);
 }
 
+/* A WebSocket is none of the daemon's connections once it has its 101: more of them than the daemon may have. */
+static void websockets_leave_the_hosts_daemon(void **state)
+{
+    enum { LIMIT = 3, SOCKETS = 10 };
+    struct host host = {.broker = start(NULL)};
+    struct MHD_OptionItem options[] = {eb_broker_mhd_options(host.broker)[0],
+                                       eb_broker_mhd_options(host.broker)[1],
+                                       {MHD_OPTION_CONNECTION_LIMIT, LIMIT, NULL},
+                                       {MHD_OPTION_END, 0, NULL}};
+    int sockets[SOCKETS];
+    serve(&host, MHD_USE_POLL_INTERNAL_THREAD | eb_broker_mhd_flags(), options);
+    for (int i = 0; i < SOCKETS; i++)
+        sockets[i] = open_ws(&host);
+    assert_says(ask(&host, "GET /own", ""), "200", "own");
+    assert_says(ask(&host, "GET /v1/stats", ""), "200", "\"connections\":10");
+    for (int i = 0; i < SOCKETS; i++)
+        assert_says(talk(sockets[i], "\x89\x80\1\1\1\1", "\x8a"), "\x8a", ""); /* ping, pong */
+    for (int i = 0; i < SOCKETS; i++)
+        close(sockets[i]);
+    while (!strstr(ask(&host, "GET /v1/stats", ""), "\"connections\":0,"))
+        sched_yield();
+    host_stop(&host);
+}
+
 /* ---- what the daemon lacks ---- */
 
 /* Each thing that is missing is named in a 500; nothing is suspended, so nothing aborts. */
@@ -390,15 +414,11 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, folder_make, folder_remove)
     const struct CMUnitTest tests[] = {
-        CASE(bus_is_served_by_the_hosts_daemon),
-        CASE(own_requests_are_the_hosts),
-        CASE(host_may_hand_over_more),
-        CASE(what_the_daemon_lacks_is_named),
-        CASE(missing_completion_is_found_out),
-        CASE(spoilt_req_cls_is_not_believed),
-        CASE(refused_by_the_daemon_holds_up_nothing),
-        CASE(end_is_orderly_under_load),
-        CASE(end_without_patience_aborts_nothing),
+        CASE(bus_is_served_by_the_hosts_daemon), CASE(websockets_leave_the_hosts_daemon),
+        CASE(own_requests_are_the_hosts),        CASE(host_may_hand_over_more),
+        CASE(what_the_daemon_lacks_is_named),    CASE(missing_completion_is_found_out),
+        CASE(spoilt_req_cls_is_not_believed),    CASE(refused_by_the_daemon_holds_up_nothing),
+        CASE(end_is_orderly_under_load),         CASE(end_without_patience_aborts_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
