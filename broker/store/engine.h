@@ -50,8 +50,8 @@ struct eb_engine_ops {
 
     /* [C] one transaction: begin, any of append/ack/trim, then commit or rollback. */
     int (*begin)(struct eb_engine *engine);
-    int (*append)(struct eb_engine *engine,
-                  struct eb_event *event); /* seq, timestamp, ttl, id set */
+    /* seq, timestamp, ttl, id set; each seq is the one before it + 1. What fails fails the transaction. */
+    int (*append)(struct eb_engine *engine, struct eb_event *const *events, size_t count);
     int (*ack)(struct eb_engine *engine, uint64_t seq,
                int64_t now_ms);                 /* of a deleted or acked event: 0 */
     int (*commit)(struct eb_engine *engine);    /* durable as configured when it returns 0 */

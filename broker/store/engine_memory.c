@@ -172,11 +172,13 @@ static int memory_begin(struct eb_engine *engine)
     return 0;
 }
 
-static int memory_append(struct eb_engine *engine, struct eb_event *event)
+static int memory_append(struct eb_engine *engine, struct eb_event *const *events, size_t count)
 {
     struct memory_engine *m = self(engine);
+    int rc = 0;
     eb_lock_take(&m->lock);
-    int rc = push_locked(m, event);
+    for (size_t i = 0; i < count && rc == 0; i++)
+        rc = push_locked(m, events[i]);
     eb_lock_drop(&m->lock);
     return rc;
 }

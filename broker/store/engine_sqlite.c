@@ -17,6 +17,9 @@
 #include "broker/store/sqlite_internal.h"
 #include "common/log.h"
 
+#define APPEND_RUN                                                                                 \
+    256 /* events of one statement: they stay in the cache from one round over them to the next */
+
 /* ---- small helpers ---- */
 
 int eb_sqlite_failed(struct eb_sqlite *e, int rc, const char *doing)
@@ -307,40 +310,66 @@ static int add_expiry(struct eb_sqlite *e, const struct eb_event *event)
     return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "adding an expiry");
 }
 
-static int sqlite_append(struct eb_engine *engine, struct eb_event *event)
+/* What the segment and the figures say of a row that was inserted. */
+static int note_row(struct eb_sqlite *e, const struct eb_event *event)
 {
-    struct eb_sqlite *e = eb_sqlite_of(engine);
-    struct eb_row row;
-    uint32_t topic;
-    int result, rc;
+    int result = add_expiry(e, event);
 
-    if (eb_segment_of(event->seq) != e->open->number) {
-        result = next_segment(e, eb_segment_of(event->seq));
-        if (result < 0)
-            return result;
-    }
-    result = topic_id(e, event, &topic);
     if (result < 0)
         return result;
-    event->topic_id = topic;
-    eb_row_from_event(&row, event, topic);
-    rc = eb_row_bind(e->append, &row);
-    if (rc == SQLITE_OK)
-        rc = eb_sqlite_run(e->append);
-    if (rc != SQLITE_OK)
-        return eb_sqlite_failed(e, rc, "appending an event");
-    result = add_expiry(e, event);
-    if (result < 0)
-        return result;
-    atomic_store_explicit(&e->open->topic[event->seq & (EB_SEGMENT_SEQS - 1)], topic,
+    atomic_store_explicit(&e->open->topic[event->seq & (EB_SEGMENT_SEQS - 1)], event->topic_id,
                           memory_order_relaxed);
     if (e->now.events == 0)
         e->now.first_seq = event->seq;
     e->now.last_seq = event->seq;
     e->now.last_ts = e->now.open_last_ts = event->timestamp;
-    result = eb_sqlite_count(e, event->seq, 1, (int64_t)eb_row_bytes(&row), 0);
-    if (result == 0 && (event->seq & (EB_SEGMENT_SEQS - 1)) == EB_SEGMENT_SEQS - 1)
-        result = next_segment(e, e->open->number + 1);
+    return eb_sqlite_count(e, event->seq, 1, (int64_t)eb_row_event_bytes(event), 0);
+}
+
+/* Some events of one segment: their topics, then all rows in one statement, then what is kept beside them. */
+static int append_run(struct eb_sqlite *e, struct eb_event *const *events, size_t count)
+{
+    int rc, result;
+
+    for (size_t i = 0; i < count; i++) {
+        result = topic_id(e, events[i], &events[i]->topic_id);
+        if (result < 0)
+            return result;
+    }
+    e->source = (struct eb_row_source){events, count};
+    rc = eb_sqlite_run(e->append);
+    e->source = (struct eb_row_source){NULL, 0};
+    if (rc != SQLITE_OK)
+        return eb_sqlite_failed(e, rc, "appending events");
+    for (size_t i = 0; i < count; i++) {
+        result = note_row(e, events[i]);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
+
+static int sqlite_append(struct eb_engine *engine, struct eb_event *const *events, size_t count)
+{
+    struct eb_sqlite *e = eb_sqlite_of(engine);
+    int result = 0;
+
+    while (count > 0 && result == 0) {
+        uint64_t seq = events[0]->seq;
+        size_t run = EB_SEGMENT_SEQS - (seq & (EB_SEGMENT_SEQS - 1));
+        if (run > count)
+            run = count;
+        if (run > APPEND_RUN)
+            run = APPEND_RUN;
+        if (eb_segment_of(seq) != e->open->number)
+            result = next_segment(e, eb_segment_of(seq));
+        if (result == 0)
+            result = append_run(e, events, run);
+        if (result == 0 && ((seq + run) & (EB_SEGMENT_SEQS - 1)) == 0)
+            result = next_segment(e, e->open->number + 1);
+        events += run;
+        count -= run;
+    }
     return result;
 }
 
@@ -475,7 +504,9 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
         {&e->begin, "BEGIN IMMEDIATE"},
         {&e->commit, "COMMIT"},
         {&e->rollback, "ROLLBACK"},
-        {&e->append, EB_ROW_INSERT},
+        /* OR FAIL: what fails fails the transaction, so no statement needs a journal of its own. */
+        {&e->append, "INSERT OR FAIL INTO log(" EB_ROW_COLUMNS ") SELECT " EB_ROW_COLUMNS
+                     " FROM " EB_ROW_SOURCE},
         {&e->add_expiry, "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)"},
         {&e->add_topic, "INSERT INTO topics(id, name) VALUES(?1, ?2)"},
         {&e->find_topic, "SELECT id FROM topics WHERE name = ?1"},
@@ -488,6 +519,8 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
                         " acked = acked + ?4 WHERE segment = ?1"},
     };
 
+    if (eb_row_source_register(e->db, &e->source) != SQLITE_OK)
+        return -ENOMEM;
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
         int result = eb_sql_prepare(e->db, all[i].sql, all[i].stmt);
         if (result < 0)

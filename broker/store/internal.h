@@ -69,7 +69,8 @@ struct eb_group {
     uint64_t mark;           /* of the dedupe table, to undo */
     struct eb_event **fresh; /* fresh[i] has seq base + 1 + i; memory kept from group to group */
     size_t count, cap;
-    uint64_t bytes; /* of its new events */
+    size_t appended; /* the engine has these of them */
+    uint64_t bytes;  /* of its new events */
     uint64_t duplicates, reused, acked, refused_full;
 };
 

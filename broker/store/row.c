@@ -51,8 +51,7 @@ uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_le
 
 void eb_row_from_event(struct eb_row *ret, const struct eb_event *event, uint32_t topic_id)
 {
-    bool usual = event->content_type_len == sizeof(EB_CONTENT_TYPE_DEFAULT) - 1 &&
-                 memcmp(event->content_type, EB_CONTENT_TYPE_DEFAULT, event->content_type_len) == 0;
+    bool usual = eb_row_usual_type(event);
 
     *ret = (struct eb_row){
         .seq = event->seq,
@@ -100,6 +99,39 @@ int eb_row_bind(sqlite3_stmt *stmt, const struct eb_row *row)
     if (rc == SQLITE_OK)
         rc = sqlite3_bind_int64(stmt, 9, row->crc);
     return rc;
+}
+
+static void result_text(sqlite3_context *out, const char *text, size_t len)
+{
+    if (text)
+        sqlite3_result_text(out, text, (int)len, SQLITE_STATIC);
+}
+
+void eb_row_result(sqlite3_context *out, const struct eb_row *row, int column)
+{
+    const int64_t numbers[] = {(int64_t)row->seq, row->topic_id, row->ts, row->ttl};
+
+    switch (column) {
+    case 4:
+        sqlite3_result_blob(out, row->id, 16, SQLITE_STATIC);
+        break;
+    case 5:
+        result_text(out, row->content_type, row->content_type_len);
+        break;
+    case 6:
+        result_text(out, row->headers, row->headers_len);
+        break;
+    case 7: /* an empty blob needs a pointer, as above */
+        sqlite3_result_blob(out, row->payload ? row->payload : "", (int)row->payload_len,
+                            SQLITE_STATIC);
+        break;
+    case 8:
+        sqlite3_result_int64(out, row->crc);
+        break;
+    default:
+        sqlite3_result_int64(out, numbers[column]);
+        break;
+    }
 }
 
 /* A text column or NULL; false if it is of another kind. */

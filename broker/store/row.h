@@ -6,6 +6,7 @@
 #include <sqlite3.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "common/event.h"
 
@@ -31,9 +32,22 @@ struct eb_row {
 #define EB_ROW_BYTES_SQL                                                                           \
     "(48+length(payload)+ifnull(length(CAST(headers AS BLOB)),0)"                                  \
     "+ifnull(length(CAST(content_type AS BLOB)),0))"
+/** Is it the content type that a row leaves out? */
+static inline bool eb_row_usual_type(const struct eb_event *event)
+{
+    return event->content_type_len == sizeof(EB_CONTENT_TYPE_DEFAULT) - 1 &&
+           memcmp(event->content_type, EB_CONTENT_TYPE_DEFAULT,
+                  sizeof(EB_CONTENT_TYPE_DEFAULT) - 1) == 0;
+}
 static inline uint64_t eb_row_bytes(const struct eb_row *row)
 {
     return EB_ROW_FIXED_BYTES + row->content_type_len + row->headers_len + row->payload_len;
+}
+
+static inline uint64_t eb_row_event_bytes(const struct eb_event *event)
+{
+    return EB_ROW_FIXED_BYTES + (eb_row_usual_type(event) ? 0 : event->content_type_len) +
+           event->headers_len + event->payload_len;
 }
 
 /** The row of an event that has its seq, timestamp and id. Borrows from it; computes the checksum. */
@@ -42,6 +56,9 @@ void eb_row_from_event(struct eb_row *ret, const struct eb_event *event, uint32_
 uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len);
 /** Bind @row to a statement of EB_ROW_INSERT (borrowed until it is stepped). An SQLite result code. */
 int eb_row_bind(sqlite3_stmt *stmt, const struct eb_row *row);
+
+/** The value of a row's column, 0 to 8 in the order of EB_ROW_COLUMNS, as the result of a function or virtual table. */
+void eb_row_result(sqlite3_context *out, const struct eb_row *row, int column);
 
 /**
  * Take the row that @stmt (EB_ROW_COLUMNS from its first column on) stands at. -EBADMSG: a column is not of its

@@ -24,6 +24,17 @@ uint32_t eb_topic_ids_get(struct eb_topic_ids *ids, const char *name,
 void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len, uint32_t id);
 void eb_topic_ids_clear(struct eb_topic_ids *ids);
 
+/* ---- row_source.c: events as rows of a virtual table ---- */
+
+#define EB_ROW_SOURCE "eb_row_source"
+struct eb_row_source {
+    struct eb_event *const
+        *events; /* with seq, timestamp and topic_id; borrowed while the statement runs */
+    size_t count;
+};
+/** Make the table known to @db; what it holds is whatever @source says at the time. An SQLite code. */
+int eb_row_source_register(sqlite3 *db, struct eb_row_source *source);
+
 /* ---- the engine ---- */
 
 /* What a transaction changes in the row of a segment that is written already. */
@@ -78,6 +89,7 @@ struct eb_sqlite {
     sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *add_gone,
         *first, *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
         *any_postings;
+    struct eb_row_source source;               /* [C] what `append` inserts */
     struct eb_topic_ids *topics;               /* [C] */
     struct eb_segment *open;                   /* [C] being filled */
     struct eb_sqlite_state now;                /* [C] of the transaction */

@@ -7,8 +7,9 @@
  *
  * (W1) A group is a run of the queue, bounded by group_events and group_bytes, but never less than one op:
  *      a batch is not split.
- * (W2) Two steps an op: it is checked whole (duplicates, room, seqs) before any row of it is written. So a
- *      refused op has written nothing and harms nobody (S4), and no savepoint is needed.
+ * (W2) Two steps: an op is checked whole (duplicates, room, seqs) before any row of it is written. So a refused
+ *      op has written nothing and harms nobody (S4), and no savepoint is needed. Rows are written for many ops
+ *      at once: at the end, or before an ack, which may be of one of them.
  * (W3) A failed write fails the transaction, never one op of it. Everything is undone (seqs, timestamps,
  *      dedupe entries, rows) and the same ops run again one mode lower (enum eb_group_mode), each judged
  *      afresh: what was compared with an event that is now gone must not stand. The lowest mode writes
@@ -93,13 +94,19 @@ static void refuse(struct eb_op *op, const struct eb_group *group, int index)
     op->err.index = index;
 }
 
+/* The transaction is open, and all events of the group so far are in it. */
 static int need_transaction(struct eb_store *store)
 {
-    if (store->group.begun)
+    struct eb_group *group = &store->group;
+    int rc = group->begun ? 0 : store->engine->ops->begin(store->engine);
+    if (rc < 0)
+        return rc;
+    group->begun = true;
+    if (group->appended == group->count)
         return 0;
-    int rc = store->engine->ops->begin(store->engine);
-    if (rc == 0)
-        store->group.begun = true;
+    rc = store->engine->ops->append(store->engine, group->fresh + group->appended,
+                                    group->count - group->appended);
+    group->appended = group->count;
     return rc;
 }
 
@@ -244,10 +251,6 @@ static int apply_publish(struct eb_store *store, struct eb_op *op)
         memset(op->results, 0, op->count * sizeof *op->results);
         return 0;
     }
-    if (rc == 0 && group->count > op_first)
-        rc = need_transaction(store);
-    for (size_t i = op_first; rc == 0 && i < group->count; i++)
-        rc = store->engine->ops->append(store->engine, group->fresh[i]);
     group->duplicates += op->count - (group->count - op_first);
     return rc;
 }
@@ -327,6 +330,8 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
         }
         op->last_seq = store->given;
     }
+    if (rc == 0 && store->group.count > store->group.appended)
+        rc = need_transaction(store);
     return rc;
 }
 
@@ -431,6 +436,7 @@ static int try_group(struct eb_store *store, struct eb_op *ops)
 {
     struct eb_group *group = &store->group;
     group->begun = false;
+    group->appended = 0;
     group->duplicates = group->reused = group->acked = group->refused_full = 0;
     int rc = apply_ops(store, ops);
     return rc < 0 ? rc : commit(store);

@@ -139,11 +139,12 @@ static void measure(enum eb_durability durability, struct eb_event **made)
     double cpu = cpu_us();
     for (unsigned seq = 1; seq <= events;) {
         check(engine->ops->begin(engine), "begin");
-        for (unsigned i = 0; i < group && seq <= events; i++, seq++) {
-            made[i]->seq = seq;
-            made[i]->timestamp = now;
-            check(engine->ops->append(engine, made[i]), "append");
+        unsigned count = 0;
+        for (; count < group && seq <= events; count++, seq++) {
+            made[count]->seq = seq;
+            made[count]->timestamp = now;
         }
+        check(engine->ops->append(engine, made, count), "append");
         check(engine->ops->commit(engine), "commit");
     }
     double ours = rate(start), ours_cpu = (cpu_us() - cpu) / events;

@@ -71,10 +71,15 @@ static int fx_begin(struct eb_engine *engine)
     FX(engine)->begins++;
     return INNER(begin)(FX(engine)->inner);
 }
-static int fx_append(struct eb_engine *engine, struct eb_event *event)
+/* One by one, so that a fault can hit each. */
+static int fx_append(struct eb_engine *engine, struct eb_event *const *events, size_t count)
 {
-    TRY();
-    return INNER(append)(FX(engine)->inner, event);
+    int rc = 0;
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        TRY();
+        rc = INNER(append)(FX(engine)->inner, &events[i], 1);
+    }
+    return rc;
 }
 static int fx_ack(struct eb_engine *engine, uint64_t seq, int64_t now)
 {

@@ -125,7 +125,7 @@ static inline uint64_t fx_append(struct log_fixture *fx, const char *topic, cons
 {
     struct eb_event *event = fx_event(fx, topic, payload, ttl);
     uint64_t seq = event->seq;
-    int rc = fx->engine->ops->append(fx->engine, event);
+    int rc = fx->engine->ops->append(fx->engine, &event, 1);
 
     if (rc < 0)
         fail_msg("append: %d %s", rc, fx->engine->ops->trouble(fx->engine));

@@ -359,7 +359,7 @@ static void same_as_a_list(void **state)
                 event_new((unsigned)last + i, rand_r(&seed) % 3 ? "t.0" : "t.1", "x");
             event->seq = last + i;
             event->timestamp = fx->wall;
-            assert_int_equal(0, ops->append(fx->inner, event));
+            assert_int_equal(0, ops->append(fx->inner, &event, 1));
             list[last + i] = (struct model_event){true, false, event->topic[2] == '1'};
             eb_event_unref(event);
         }

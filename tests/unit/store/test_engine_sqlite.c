@@ -46,7 +46,7 @@ static void append_gives_back_every_field(void **state)
     event->seq = 1;
     event->timestamp = fx->now;
     fx_begin(fx);
-    assert_int_equal(fx->engine->ops->append(fx->engine, event), 0);
+    assert_int_equal(fx->engine->ops->append(fx->engine, &event, 1), 0);
     assert_int_equal(fx->engine->ops->lookup(fx->engine, 1, &back), 0);
     eb_event_unref(back);
     fx_commit(fx);
@@ -423,7 +423,7 @@ static void enospc_leaves_no_gap(void **state)
     assert_int_equal(eb_sql_exec(eb_sqlite_of(fx->engine)->db, "PRAGMA max_page_count = 20"), 0);
     fx_begin(fx);
     event = fx_event(fx, "a", big, 0);
-    rc = fx->engine->ops->append(fx->engine, event);
+    rc = fx->engine->ops->append(fx->engine, &event, 1);
     eb_event_unref(event);
     if (rc == 0)
         rc = fx->engine->ops->commit(fx->engine);

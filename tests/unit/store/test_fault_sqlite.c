@@ -22,7 +22,7 @@ static int step(struct log_fixture *fx, int number, int attempt)
         char payload[64];
         snprintf(payload, sizeof(payload), "step %d attempt %d", number, attempt);
         struct eb_event *event = fx_event(fx, i ? "a.b" : "c", payload, i == 2 ? 1 : 0);
-        rc = ops->append(fx->engine, event);
+        rc = ops->append(fx->engine, &event, 1);
         eb_event_unref(event);
     }
     if (rc == 0 && number == 3)
