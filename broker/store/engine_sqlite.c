@@ -139,7 +139,7 @@ void eb_sqlite_show(struct eb_sqlite *e)
         .deleted_upto = e->now.deleted_upto,
         .events = e->now.events,
         .bytes = e->now.bytes,
-        .wal_bytes = eb_wal_bytes(e),
+        .wal_bytes = e->wal_bytes,
         .topics = e->now.topics,
         .acked = e->now.acked,
     };

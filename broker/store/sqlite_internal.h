@@ -98,6 +98,7 @@ struct eb_sqlite {
     unsigned delta_count;                      /* [C] */
     int page_size;                             /* [I] */
     unsigned wal_frames;                       /* [C] in the WAL after the last commit */
+    uint64_t wal_bytes;                        /* [C] length of its file (wal_sqlite.c, K4) */
     unsigned wal_try;  /* [C] frames at which the next checkpoint is tried */
     unsigned wal_owed; /* [C] frames that the last checkpoint left */
     bool wal_shrinks; /* [C] pages given back that the file has not lost yet: a checkpoint is due */
@@ -151,7 +152,6 @@ void eb_gate_leave(struct eb_gate *gate);
 void eb_wal_watch(struct eb_sqlite *e); /* count frames from now on, no automatic checkpoints */
 void eb_wal_before_transaction(struct eb_sqlite *e);
 int eb_wal_tidy(struct eb_engine *engine, bool *ret_more);
-uint64_t eb_wal_bytes(struct eb_sqlite *e);
 
 /* read_sqlite.c */
 int eb_sqlite_reader_create(struct eb_engine *engine, void **ret);

@@ -8,7 +8,10 @@
  *      that moment never comes by itself. So from GATE_FRAMES on new pages wait at the gate, those under way
  *      (short: a page is bounded) are waited for, and then the checkpoint gets through.
  * (K3) The WAL is never truncated while it is in use: overwriting syncs faster than appending.
- * (K4) A reader of another process (the sqlite3 shell, a backup) can still hold it; that shows in wal_bytes.
+ * (K4) The length of the WAL is counted, and asked of the file only beside a checkpoint or when idle: a file that
+ *      was asked for its times gets new ones with its next write (Linux since 6.13), and where ext4 has no
+ *      journal the sync then writes the inode too.
+ * (K5) A reader of another process (the sqlite3 shell, a backup) can still hold it; that shows in wal_bytes.
  */
 #include <errno.h>
 
@@ -78,6 +81,9 @@ static void gate_open(struct eb_gate *gate)
 
 /* ---- checkpoints ---- */
 
+#define WAL_HEAD       32
+#define WAL_FRAME_HEAD 24
+
 static int count_frames(void *ctx, sqlite3 *db, const char *name, int frames)
 {
     struct eb_sqlite *e = ctx;
@@ -85,24 +91,28 @@ static int count_frames(void *ctx, sqlite3 *db, const char *name, int frames)
     if ((unsigned)frames < e->wal_frames)
         e->wal_try = CHECKPOINT_FRAMES; /* it started again from its beginning */
     e->wal_frames = (unsigned)frames;
+    uint64_t bytes = WAL_HEAD + (uint64_t)e->wal_frames * (uint64_t)(e->page_size + WAL_FRAME_HEAD);
+    if (bytes > e->wal_bytes)
+        e->wal_bytes = bytes;
     return SQLITE_OK;
+}
+
+/* K4. What was written and rolled back is in the file too,. */
+static void measure(struct eb_sqlite *e)
+{
+    sqlite3_file *file = NULL;
+    sqlite3_int64 size = 0;
+
+    if (sqlite3_file_control(e->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &file) == SQLITE_OK &&
+        file && file->pMethods && file->pMethods->xFileSize(file, &size) == SQLITE_OK)
+        e->wal_bytes = (uint64_t)size;
 }
 
 void eb_wal_watch(struct eb_sqlite *e)
 {
     e->wal_try = CHECKPOINT_FRAMES;
     sqlite3_wal_hook(e->db, count_frames, e);
-}
-
-uint64_t eb_wal_bytes(struct eb_sqlite *e)
-{
-    sqlite3_file *file = NULL;
-    sqlite3_int64 size = 0;
-
-    if (sqlite3_file_control(e->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &file) != SQLITE_OK ||
-        !file || !file->pMethods || file->pMethods->xFileSize(file, &size) != SQLITE_OK)
-        return 0;
-    return (uint64_t)size;
+    measure(e);
 }
 
 /* 0 also when something is left; what failed is noted: the commits that follow will say it louder. */
@@ -124,6 +134,7 @@ static int checkpoint(struct eb_sqlite *e)
     atomic_fetch_add_explicit(&e->counters->checkpoints, 1, memory_order_relaxed);
     e->wal_owed = log > done ? (unsigned)(log - done) : 0;
     e->wal_shrinks = e->wal_shrinks && e->wal_owed;
+    measure(e);
     return 0;
 }
 
@@ -173,6 +184,7 @@ int eb_wal_tidy(struct eb_engine *engine, bool *ret_more)
         result = checkpoint(e); /* only now the file gets shorter: min_free may wait for it */
     if (result < 0)
         return result;
+    measure(e);
     eb_sqlite_show(e);
     *ret_more = more;
     return 0;

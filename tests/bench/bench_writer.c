@@ -184,7 +184,7 @@ static void run(struct bench *bench, enum storage storage, unsigned chunk, unsig
     }
 }
 
-static void run_all(struct bench *bench, const char *only)
+static void run_all(struct bench *bench, const char *only, unsigned group)
 {
     static const unsigned groups[] = {1, 16, 64, 256, 4096};
     for (int round = 0; round < ROUNDS; round++) {
@@ -198,7 +198,9 @@ static void run_all(struct bench *bench, const char *only)
         if (only && strcmp(only, "sqlite") != 0)
             continue;
         for (unsigned i = 0; i < sizeof groups / sizeof *groups; i++) {
-            bench->events = groups[i] * 2000;
+            if (group && group != groups[i])
+                continue;
+            bench->events = groups[i] * 10000;
             if (bench->events > EVENTS / 2)
                 bench->events = EVENTS / 2 / groups[i] * groups[i];
             run(bench, SQLITE, groups[i], groups[i]);
@@ -206,7 +208,7 @@ static void run_all(struct bench *bench, const char *only)
     }
 }
 
-/* Usage: bench_writer [null | memory | sqlite] */
+/* Usage: bench_writer [null | memory | sqlite [1 | 16 | 64 | 256 | 4096]] */
 int main(int argc, char **argv)
 {
     struct bench bench = {.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -217,7 +219,7 @@ int main(int argc, char **argv)
     bench.results = calloc(EVENTS, sizeof *bench.results);
     if (!bench.ops || !bench.events_made || !bench.results || !mkdtemp(bench.folder))
         return 1;
-    run_all(&bench, argc > 1 ? argv[1] : NULL);
+    run_all(&bench, argc > 1 ? argv[1] : NULL, argc > 2 ? (unsigned)atoi(argv[2]) : 0);
     free(bench.ops);
     free(bench.events_made);
     free(bench.results);
