@@ -2,7 +2,7 @@
  * row_source.c - the events of a group as a virtual table, so that one INSERT ... SELECT writes all of them.
  *
  * Bound and stepped one by one, each row pays for a statement of its own: begin, a cursor, the way down the
- * tree, halt. Here the cursor stays at the end of the log from row to row (decisions/0011).
+ * tree, halt. Here the cursor stays at the end of the log from row to row (decisions/0012).
  *
  * (V1) A row is made when the statement comes to it, straight from the event: nothing is copied but by SQLite
  *      into its page.

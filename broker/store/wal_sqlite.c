@@ -97,7 +97,7 @@ static int count_frames(void *ctx, sqlite3 *db, const char *name, int frames)
     return SQLITE_OK;
 }
 
-/* K4. What was written and rolled back is in the file too,. */
+/* K4. What was written and rolled back is in the file too. */
 static void measure(struct eb_sqlite *e)
 {
     sqlite3_file *file = NULL;
