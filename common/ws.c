@@ -1,4 +1,4 @@
-/* ws.c - frame headers and the accept key of RFC 6455. */
+/* ws.c - frame headers, masking and the accept key of RFC 6455. */
 #include "common/ws.h"
 
 #include <nettle/sha1.h>
@@ -21,6 +21,23 @@ size_t eb_ws_header(unsigned char out[EB_WS_HEADER_MAX], int opcode, uint64_t le
     for (int i = 0; i < bytes; i++)
         out[2 + i] = (unsigned char)(len >> (8 * (bytes - 1 - i)));
     return (size_t)(2 + bytes);
+}
+
+void eb_ws_mask(void *data, size_t len, const unsigned char key[4], uint64_t offset)
+{
+    unsigned char *at = data, *end = at + len, turned[8];
+    uint64_t mask, word;
+
+    for (unsigned i = 0; i < 8; i++)
+        turned[i] = key[(offset + i) & 3];
+    memcpy(&mask, turned, 8);
+    for (; end - at >= 8; at += 8) {
+        memcpy(&word, at, 8);
+        word ^= mask;
+        memcpy(at, &word, 8);
+    }
+    for (unsigned i = 0; at < end; i++)
+        *at++ ^= turned[i];
 }
 
 void eb_ws_accept(char out[29], const char *key, size_t key_len)

@@ -3,7 +3,8 @@
  *
  *   ws.c           the side: upgrades, registry, stop, figures       ws_handshake.c  what a handshake must say
  *   ws_conn.c      one connection: its life and its thread           ws_control.c    control frames to be sent
- *   ws_read.c      bytes -> messages                                 ws_json.c       messages -> requests, answers
+ *   ws_input.c     socket -> bytes                                   ws_read.c       bytes -> messages
+ *   ws_json.c      messages -> requests, answers
  *   ws_encode.c    events -> frames                                  ws_id.c         a request's `id`, kept as it came
  *   flusher.c      frames -> socket                                  keeper.c        pings, idle, stalled
  */
@@ -166,7 +167,25 @@ void eb_ws_conn_break(struct eb_ws_conn *conn);
 /** Give the socket back to libmicrohttpd and leave. Exactly once, by the last holder (W3). */
 void eb_ws_conn_give_back(struct eb_ws_conn *conn);
 
+/* ---- ws_input.c ---- */
+
+struct eb_ws_input { /* of zeros at first */
+    char *data;
+    size_t cap, start, end; /* what is not used yet: from start to end */
+    unsigned small_reads;   /* in a row */
+    bool filled;            /* the last read took all the room there was */
+    bool eof;               /* the peer's end, an error of the socket, or (data NULL) no memory */
+};
+void eb_ws_input_finish(struct eb_ws_input *in);
+/**
+ * Get more bytes behind those that are left, which may move. With @wait until some come or the receive timeout is
+ * over (EB_WS_IDLE_FREE_MS). False: none came, or the end. Thread: the connection's.
+ */
+bool eb_ws_input_fill(struct eb_ws_input *in, struct eb_ws_conn *conn, bool wait);
+
 /* ---- ws_read.c ---- */
+
+#define EB_WS_IDLE_FREE_MS 10000 /* silent for so long, a connection holds nothing to read with */
 
 struct eb_ws_reader;
 void eb_ws_reader_destroy(struct eb_ws_reader *reader);

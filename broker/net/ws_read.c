@@ -1,10 +1,12 @@
 /*
- * ws_read.c - the receiving side of a WebSocket: bytes to frames (wslay), frames to messages, control frames.
+ * ws_read.c - the receiving side of a WebSocket: bytes to frames, frames to messages, control frames.
  *
- * (R1) wslay's frame layer reads headers and unmasks; what a sequence of frames may be is judged here. Its event
- *      layer is not used: it answers a wrong frame length with an empty close where 1002 is due, takes a close
- *      body of one byte, skips bytes of a close reason that comes in pieces, and keeps no bound in its
- *      no-buffering mode.
+ * (R1) A message of one frame is read here: header, unmasking in place, no copy when it lies whole in the input.
+ *      All other frames (control frames, fragments, whatever is wrong) go through wslay's frame layer, which is
+ *      given the bytes of that one frame and no more. What a sequence of frames may be is judged here. wslay's
+ *      event layer is not used: it answers a wrong frame length with an empty close where 1002 is due, takes a
+ *      close body of one byte, skips bytes of a close reason that comes in pieces, and keeps no bound in its
+ *      no-buffering mode. Why not wslay for all: docs/decisions/0013-reading-websockets.md.
  * (R2) A message is assembled up to max_message; no more is kept of what announces itself larger.
  * (R3) Requests are carried out in order, one complete message at a time. Without room for its answer a message is
  *      held, and only control frames up to the next data frame are read meanwhile.
@@ -12,7 +14,7 @@
  *      freed when nothing came for a while.
  * (R5) Once the connection is closing, messages are dropped; bytes are read on so that the peer's close frame and
  *      end are seen.
- * (R6) What one read brought is one chunk: its requests go to the store in one push, before the next read.
+ * (R6) What one read brought is one turn: its requests go to the store in one push, before the next read.
  */
 #include <errno.h>
 #include <poll.h>
@@ -24,7 +26,6 @@
 #include "broker/net/ws_internal.h"
 #include "common/text.h"
 
-#define IDLE_FREE_MS  10000
 #define KEEP_BYTES    (64 * 1024)
 #define MAX_FRAGMENTS 131072
 #define HOLD_TICK_MS  50
@@ -34,13 +35,17 @@
 /* [T] all of it */
 struct eb_ws_reader {
     struct eb_ws_conn *conn;
-    wslay_frame_context_ptr ctx;
+    struct eb_ws_input in;
     struct eb_ws_parser *parser;
-    bool eof;                    /* the peer's end, or an error of the socket */
-    uint64_t bytes_in, consumed; /* equal: no part of a frame waits inside wslay */
+    unsigned messages; /* of this turn */
+
+    wslay_frame_context_ptr ctx; /* made when the first frame for it comes */
+    bool odd;                    /* the frame under way is wslay's */
+    uint64_t odd_left;           /* bytes of it that wslay was not given yet */
 
     bool in_frame;
     uint64_t left; /* of the frame's payload */
+    unsigned char key[4];
     int frame_opcode;
     bool frame_fin;
     uint8_t control[CONTROL_MAX];
@@ -51,9 +56,9 @@ struct eb_ws_reader {
     struct eb_buf message;
     size_t checked; /* of a text in fragments: bytes known to be UTF-8 */
 
-    const char *text; /* the complete message: in `message`, or in wslay's own buffer */
+    const char *text; /* the complete message: in `message`, or in the input */
     size_t text_len;
-    bool ready, in_place;
+    bool ready;
 };
 
 enum step { STEP_AGAIN, STEP_CONTROL, STEP_DATA, STEP_MESSAGE, STEP_END };
@@ -65,55 +70,20 @@ void eb_ws_reader_destroy(struct eb_ws_reader *reader)
     if (reader->ctx)
         wslay_frame_context_free(reader->ctx);
     eb_ws_parser_destroy(reader->parser);
+    eb_ws_input_finish(&reader->in);
     eb_buf_finish(&reader->message);
     free(reader);
 }
 
-static ssize_t on_recv(uint8_t *buf, size_t len, int flags, void *user)
-{
-    struct eb_ws_reader *reader = user;
-    struct eb_ws_conn *conn = reader->conn;
-    ssize_t n;
-
-    eb_session_submit(conn->session); /* R6 */
-    if (conn->early_used < conn->early.len) {
-        size_t more = conn->early.len - conn->early_used;
-        n = (ssize_t)(more < len ? more : len);
-        memcpy(buf, conn->early.data + conn->early_used, (size_t)n);
-        conn->early_used += (size_t)n;
-    } else {
-        do
-            n = recv(conn->fd, buf, len, MSG_DONTWAIT);
-        while (n < 0 && errno == EINTR);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return -1;
-    }
-    if (n <= 0) {
-        reader->eof = true;
-        return -1;
-    }
-    reader->bytes_in += (uint64_t)n;
-    atomic_store_explicit(&conn->received_ms, eb_mono_ms(), memory_order_relaxed);
-    atomic_fetch_add_explicit(&conn->side->count.bytes_in, (unsigned long long)n,
-                              memory_order_relaxed);
-    return n;
-}
-
-static ssize_t on_send(const uint8_t *data, size_t len, int flags, void *user)
-{
-    return -1; /* nothing is sent through wslay */
-}
-
 static struct eb_ws_reader *reader_create(struct eb_ws_conn *conn)
 {
-    const struct wslay_frame_callbacks callbacks = {on_send, on_recv, NULL};
     struct eb_ws_reader *reader = calloc(1, sizeof(*reader));
 
     if (!reader)
         return NULL;
     reader->conn = conn;
     reader->parser = eb_ws_parser_create();
-    if (!reader->parser || wslay_frame_context_init(&reader->ctx, &callbacks, reader) != 0) {
+    if (!reader->parser) {
         eb_ws_reader_destroy(reader);
         return NULL;
     }
@@ -167,20 +137,12 @@ static int check_frame(const struct eb_ws_reader *reader, const struct wslay_fra
     return 0;
 }
 
-static size_t header_size(const struct wslay_frame_iocb *frame)
-{
-    size_t extended = frame->payload_length < 126 ? 0 : frame->payload_length <= UINT16_MAX ? 2 : 8;
-
-    return 2 + extended + 4;
-}
-
 static void begin_frame(struct eb_ws_reader *reader, const struct wslay_frame_iocb *frame)
 {
     reader->in_frame = true;
     reader->left = frame->payload_length;
     reader->frame_opcode = frame->opcode;
     reader->frame_fin = frame->fin;
-    reader->consumed += header_size(frame) + frame->payload_length;
     if (is_control(frame->opcode)) {
         reader->control_len = 0;
         return;
@@ -256,20 +218,21 @@ static enum step end_control(struct eb_ws_reader *reader)
     return STEP_CONTROL;
 }
 
-static enum step end_data(struct eb_ws_reader *reader, const struct wslay_frame_iocb *frame)
+/* What was assembled is complete. */
+static enum step end_message(struct eb_ws_reader *reader)
 {
-    if (!reader->frame_fin)
-        return fragment_valid(reader) ? STEP_DATA
-                                      : fail(reader, EB_WS_CLOSE_NOT_UTF8, "text is not UTF-8");
     reader->ready = true;
-    if (reader->in_place) {
-        reader->text = (const char *)frame->data;
-        reader->text_len = frame->data_length;
-    } else {
-        reader->text = reader->message.data ? reader->message.data : "";
-        reader->text_len = reader->message.len;
-    }
+    reader->text = reader->message.data ? reader->message.data : "";
+    reader->text_len = reader->message.len;
     return STEP_MESSAGE;
+}
+
+static enum step end_data(struct eb_ws_reader *reader)
+{
+    if (reader->frame_fin)
+        return end_message(reader);
+    return fragment_valid(reader) ? STEP_DATA
+                                  : fail(reader, EB_WS_CLOSE_NOT_UTF8, "text is not UTF-8");
 }
 
 /* Take in what wslay gave: a piece of a frame, often a whole one. */
@@ -281,14 +244,11 @@ static enum step on_piece(struct eb_ws_reader *reader, const struct wslay_frame_
         if (code)
             return fail(reader, code, why);
         begin_frame(reader, frame);
-        /* A message of one frame that is there at once needs no copy. */
-        reader->in_place = !is_control(frame->opcode) && frame->opcode != 0 && frame->fin &&
-                           frame->data_length == frame->payload_length;
     }
     if (is_control(reader->frame_opcode)) {
         memcpy(reader->control + reader->control_len, frame->data, frame->data_length);
         reader->control_len += frame->data_length;
-    } else if (!reader->in_place) {
+    } else {
         eb_buf_add(&reader->message, frame->data, frame->data_length);
         if (eb_buf_failed(&reader->message))
             return fail(reader, EB_WS_CLOSE_INTERNAL, "out of memory");
@@ -296,20 +256,154 @@ static enum step on_piece(struct eb_ws_reader *reader, const struct wslay_frame_
     reader->left -= frame->data_length;
     if (reader->left > 0)
         return is_control(reader->frame_opcode) ? STEP_CONTROL : STEP_DATA;
-    reader->in_frame = false;
-    return is_control(reader->frame_opcode) ? end_control(reader) : end_data(reader, frame);
+    reader->in_frame = reader->odd = false;
+    return is_control(reader->frame_opcode) ? end_control(reader) : end_data(reader);
 }
 
-static enum step step(struct eb_ws_reader *reader)
+/* wslay takes its frame's bytes out of the input, no more (R1). */
+static ssize_t on_recv(uint8_t *buf, size_t len, int flags, void *user)
 {
-    struct wslay_frame_iocb frame = {0};
-    ssize_t n = wslay_frame_recv(reader->ctx, &frame);
+    struct eb_ws_reader *reader = user;
+    struct eb_ws_input *in = &reader->in;
+    size_t n = in->end - in->start;
 
+    if (n > len)
+        n = len;
+    if (n > reader->odd_left)
+        n = (size_t)reader->odd_left;
+    if (n == 0)
+        return -1;
+    memcpy(buf, in->data + in->start, n);
+    in->start += n;
+    reader->odd_left -= n;
+    return (ssize_t)n;
+}
+
+static ssize_t on_send(const uint8_t *data, size_t len, int flags, void *user)
+{
+    return -1; /* nothing is sent through wslay */
+}
+
+static enum step odd_step(struct eb_ws_reader *reader)
+{
+    const struct wslay_frame_callbacks callbacks = {on_send, on_recv, NULL};
+    struct wslay_frame_iocb frame = {0};
+
+    if (!reader->ctx && wslay_frame_context_init(&reader->ctx, &callbacks, reader) != 0) {
+        reader->ctx = NULL;
+        return fail(reader, EB_WS_CLOSE_INTERNAL, "out of memory");
+    }
+    ssize_t n = wslay_frame_recv(reader->ctx, &frame);
     if (n >= 0)
         return on_piece(reader, &frame);
-    if (n != WSLAY_ERR_WANT_READ)
-        return fail(reader, EB_WS_CLOSE_PROTOCOL, "invalid frame header");
-    return reader->eof ? STEP_END : STEP_AGAIN;
+    return n == WSLAY_ERR_WANT_READ ? STEP_AGAIN
+                                    : fail(reader, EB_WS_CLOSE_PROTOCOL, "invalid frame header");
+}
+
+/* ---- messages of one frame ---- */
+
+enum look { LOOK_SHORT, LOOK_PLAIN, LOOK_ODD };
+
+struct head {
+    size_t size;  /* of the header */
+    uint64_t len; /* of the payload */
+};
+
+/*
+ * What the next frame is. Odd is all that is not a whole message in one masked frame of the right size; what wslay
+ * refuses for its header alone gets no bytes but that.
+ */
+static enum look look(const struct eb_ws_reader *reader, struct head *ret)
+{
+    const unsigned char *at = (const unsigned char *)reader->in.data + reader->in.start;
+    size_t have = reader->in.end - reader->in.start;
+
+    if (have < 2)
+        return LOOK_SHORT;
+    unsigned len = at[1] & 0x7f;
+    size_t extended = len < 126 ? 0 : len == 126 ? 2 : 8;
+    *ret = (struct head){.size = 2};
+    if (is_control(at[0]) && (len > CONTROL_MAX || !(at[0] & 0x80)))
+        return LOOK_ODD;
+    ret->size = 2 + extended + (at[1] & 0x80 ? 4 : 0);
+    if (have < ret->size)
+        return LOOK_SHORT;
+    uint64_t length = extended ? 0 : len;
+    for (size_t i = 0; i < extended; i++)
+        length = length << 8 | at[2 + i];
+    if ((extended == 2 && length < 126) ||
+        (extended == 8 && (length <= UINT16_MAX || length > INT64_MAX)))
+        return LOOK_ODD;
+    ret->len = length;
+    bool plain = (at[0] == (0x80 | EB_WS_TEXT) || at[0] == (0x80 | EB_WS_BINARY)) && at[1] & 0x80 &&
+                 reader->opcode == 0;
+    size_t max = atomic_load_explicit(&reader->conn->side->max_message, memory_order_relaxed);
+    return plain && length <= max ? LOOK_PLAIN : LOOK_ODD;
+}
+
+/* Of a frame that is not whole in the input: collect what is there. */
+static enum step plain_piece(struct eb_ws_reader *reader)
+{
+    struct eb_ws_input *in = &reader->in;
+    struct eb_buf *message = &reader->message;
+    size_t n = in->end - in->start, at = message->len;
+
+    if (n == 0)
+        return STEP_AGAIN;
+    if (n > reader->left)
+        n = (size_t)reader->left;
+    eb_buf_add(message, in->data + in->start, n);
+    if (eb_buf_failed(message))
+        return fail(reader, EB_WS_CLOSE_INTERNAL, "out of memory");
+    eb_ws_mask(message->data + at, n, reader->key, at);
+    in->start += n;
+    reader->left -= n;
+    if (reader->left > 0)
+        return STEP_DATA;
+    reader->in_frame = false;
+    return end_message(reader);
+}
+
+static enum step plain_frame(struct eb_ws_reader *reader, const struct head *head)
+{
+    struct eb_ws_input *in = &reader->in;
+    char *at = in->data + in->start;
+
+    reader->opcode = at[0] & 0x0f;
+    memcpy(reader->key, at + head->size - 4, 4);
+    in->start += head->size;
+    if (head->len > in->end - in->start) {
+        reader->in_frame = true;
+        reader->left = head->len;
+        return in->start < in->end ? plain_piece(reader) : STEP_DATA;
+    }
+    reader->text = in->data + in->start;
+    reader->text_len = (size_t)head->len;
+    reader->ready = true;
+    eb_ws_mask(in->data + in->start, reader->text_len, reader->key, 0);
+    in->start += reader->text_len;
+    return STEP_MESSAGE;
+}
+
+/* One step with the bytes that are there. STEP_AGAIN: more are needed. */
+static enum step step(struct eb_ws_reader *reader)
+{
+    struct head head;
+
+    if (reader->odd)
+        return odd_step(reader);
+    if (reader->in_frame)
+        return plain_piece(reader);
+    switch (look(reader, &head)) {
+    case LOOK_SHORT:
+        return STEP_AGAIN;
+    case LOOK_PLAIN:
+        return plain_frame(reader, &head);
+    default:
+        reader->odd = true;
+        reader->odd_left = head.size + head.len;
+        return odd_step(reader);
+    }
 }
 
 /* ---- messages ---- */
@@ -330,9 +424,11 @@ static bool read_controls(struct eb_ws_reader *reader, bool *data_seen)
 {
     enum step s = STEP_CONTROL;
 
-    while (!*data_seen && s == STEP_CONTROL) {
+    while (!*data_seen && (s == STEP_CONTROL || s == STEP_AGAIN)) {
         s = step(reader);
         *data_seen = s == STEP_DATA || s == STEP_MESSAGE;
+        if (s == STEP_AGAIN && !eb_ws_input_fill(&reader->in, reader->conn, false))
+            return !reader->in.eof;
     }
     return s != STEP_END;
 }
@@ -348,7 +444,7 @@ static int carry_out(struct eb_ws_reader *reader, const char *text, size_t len, 
 {
     if (atomic_load(&reader->conn->closing))
         return 0; /* R5 */
-    eb_ws_count(&reader->conn->side->count.messages_in);
+    reader->messages++;
     return eb_ws_json_message(reader->conn, reader->parser, text, len, opcode == EB_WS_BINARY);
 }
 
@@ -395,23 +491,31 @@ static bool take_message(struct eb_ws_reader *reader)
 
 /* ---- the connection's loop ---- */
 
-/* Until bytes are there or @timeout_ms are over. False: time is over. */
-static bool wait_input(struct eb_ws_conn *conn, int timeout_ms)
+/* Until bytes are there, however long that is. */
+static void wait_input(struct eb_ws_conn *conn)
 {
     struct pollfd fd = {.fd = conn->fd, .events = POLLIN};
-    int n;
 
     if (conn->early_used < conn->early.len)
-        return true;
-    do
-        n = poll(&fd, 1, timeout_ms);
-    while (n < 0 && errno == EINTR);
-    return n != 0;
+        return;
+    while (poll(&fd, 1, -1) < 0 && errno == EINTR)
+        ;
 }
 
 static bool at_rest(const struct eb_ws_reader *reader)
 {
-    return !reader->in_frame && reader->opcode == 0 && reader->bytes_in == reader->consumed;
+    return !reader->in_frame && !reader->odd && reader->opcode == 0 &&
+           reader->in.start == reader->in.end;
+}
+
+/* R6 */
+static void end_turn(struct eb_ws_reader *reader)
+{
+    if (reader->messages > 0)
+        atomic_fetch_add_explicit(&reader->conn->side->count.messages_in, reader->messages,
+                                  memory_order_relaxed);
+    reader->messages = 0;
+    eb_session_submit(reader->conn->session);
 }
 
 /* Read and forget until the peer ends or the keeper's patience does. Keeps W5. */
@@ -421,7 +525,7 @@ static void discard(struct eb_ws_conn *conn)
     ssize_t n;
 
     do {
-        wait_input(conn, -1);
+        wait_input(conn);
         n = recv(conn->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
     } while (n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN)));
 }
@@ -436,7 +540,17 @@ static void read_frames(struct eb_ws_reader **reader_at)
 
         if (s == STEP_END || (s == STEP_MESSAGE && !take_message(reader)))
             return;
-        if (s != STEP_AGAIN || wait_input(conn, IDLE_FREE_MS) || !at_rest(reader))
+        if (s != STEP_AGAIN)
+            continue;
+        end_turn(reader);
+        if (eb_ws_input_fill(&reader->in, conn, true))
+            continue;
+        if (reader->in.eof) {
+            if (!reader->in.data)
+                fail(reader, EB_WS_CLOSE_INTERNAL, "out of memory");
+            return;
+        }
+        if (!at_rest(reader))
             continue;
         eb_ws_reader_destroy(reader); /* R4 */
         *reader_at = NULL;
@@ -449,16 +563,17 @@ void eb_ws_read(struct eb_ws_conn *conn)
     bool over = false;
 
     while (!over) {
-        wait_input(conn, -1);
+        wait_input(conn);
         conn->reader = reader_create(conn);
         if (!conn->reader) {
             eb_ws_conn_close(conn, EB_WS_CLOSE_INTERNAL, "out of memory", true, EB_WS_LINGER_MS);
             break;
         }
         read_frames(&conn->reader);
-        eb_session_submit(conn->session); /* R6 */
         over = conn->reader;
+        if (over)
+            end_turn(conn->reader);
     }
-    if (!conn->reader || !conn->reader->eof)
+    if (!conn->reader || !conn->reader->in.eof)
         discard(conn);
 }

@@ -117,6 +117,7 @@ void eb_ws_pending_tick_locked(struct eb_ws_side *side, int64_t now_ms, bool all
 static void set_options(struct eb_ws_conn *conn)
 {
     const int one = 1, buffer = SEND_BUFFER;
+    const struct timeval idle_free = {.tv_sec = EB_WS_IDLE_FREE_MS / 1000};
     int64_t ping = atomic_load(&conn->side->ping_interval_ms);
     int64_t stall = atomic_load(&conn->side->stall_timeout_ms);
     int idle_s = ping > 0 ? (int)((ping + 999) / 1000) : 60;
@@ -128,6 +129,9 @@ static void set_options(struct eb_ws_conn *conn)
     setsockopt(conn->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
     setsockopt(conn->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     setsockopt(conn->fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle_s, sizeof(idle_s));
+    /* Its thread waits for bytes in recv itself (I1 in ws_input.c); all others that use it say MSG_DONTWAIT. */
+    setsockopt(conn->fd, SOL_SOCKET, SO_RCVTIMEO, &idle_free, sizeof(idle_free));
+    fcntl(conn->fd, F_SETFL, fcntl(conn->fd, F_GETFL) & ~O_NONBLOCK);
     if (stall > 0)
         setsockopt(conn->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof(user_ms));
 }

@@ -1,5 +1,6 @@
 """RFC 6455 as the broker keeps it: handshake, frames, fragments, control frames, UTF-8, closing."""
 import json
+import random
 import socket
 import struct
 
@@ -144,6 +145,40 @@ def test_fragments_of_one_byte_are_joined(ws):
     pieces = [frame(TEXT, text[:1], fin=False)] + [frame(0, text[i : i + 1], fin=False) for i in range(1, len(text))] + [frame(0)]
     ws.sock.sendall(b"".join(pieces))
     assert ws.recv() == {"type": "pong", "id": "é" * 60}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_of_all_kinds_cut_anywhere_are_read(ws, seed):
+    """Messages of one frame, of fragments, larger than any buffer and of a few bytes, pings between them: each is
+    answered in its order, wherever the stream is cut and however many frames come at once."""
+    rng = random.Random(seed)
+    stream, pings = b"", []
+    for n in range(300):
+        filler = rng.choice([0, 0, 0, 1, 90, 100, 140, 4000, 70000 if n % 50 == 0 else 10])
+        text = json.dumps({"type": "ping", "id": n, "x": "é" * filler}, ensure_ascii=False).encode()
+        kind = rng.randrange(4)
+        if kind == 0:
+            cut = rng.randrange(len(text))
+            stream += frame(TEXT, text[:cut], fin=False) + frame(PING, b"in %d" % n) + frame(0, text[cut:])
+            pings.append(b"in %d" % n)
+        else:
+            stream += frame(BINARY if kind == 1 else TEXT, text)
+        if kind == 3:
+            stream += frame(PING, b"%d" % n)
+            pings.append(b"%d" % n)
+    at, answers, pongs = 0, [], []
+    while at < len(stream):
+        size = rng.choice([1, 2, 3, 5, 14, 200, 4096, 5000, 65536, 100000])
+        ws.sock.sendall(stream[at : at + size])
+        at += size
+    while len(answers) < 300 or not pongs or pongs[-1] != pings[-1]:
+        opcode, data = ws.frame()
+        if opcode == TEXT:
+            answers.append(json.loads(data)["id"])
+        else:
+            pongs.append(data)
+    assert answers == list(range(300))
+    assert [ping for ping in pings if ping in pongs] == pongs  # in order; a full ring drops some (RFC 6455 5.5.3)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125])

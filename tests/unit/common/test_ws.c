@@ -26,6 +26,37 @@ static void header_is_shortest(void **state)
     assert_memory_equal(out, "\x8a\x05", 2);
 }
 
+/* The example of RFC 6455 5.7. */
+static void masking_is_that_of_the_rfc(void **state)
+{
+    char text[] = "\x7f\x9f\x4d\x51\x58";
+
+    eb_ws_mask(text, 5, (const unsigned char *)"\x37\xfa\x21\x3d", 0);
+    assert_string_equal(text, "Hello");
+}
+
+/* A payload unmasked in two pieces, cut anywhere, at any alignment, is the payload unmasked byte by byte. */
+static void masking_in_pieces_is_masking_at_once(void **state)
+{
+    static const unsigned char key[4] = {0x81, 0x02, 0x7d, 0xff};
+    unsigned char expected[64], room[80];
+
+    for (unsigned i = 0; i < 64; i++)
+        expected[i] = (unsigned char)(i * 7) ^ key[i & 3];
+    for (unsigned len = 0; len <= 64; len++) {
+        for (unsigned cut = 0; cut <= len; cut++) {
+            unsigned char *at = room + (len & 7);
+            memset(room, 0xee, sizeof(room));
+            for (unsigned i = 0; i < len; i++)
+                at[i] = (unsigned char)(i * 7);
+            eb_ws_mask(at, cut, key, 0);
+            eb_ws_mask(at + cut, len - cut, key, cut);
+            assert_memory_equal(at, expected, len);
+            assert_int_equal(at[len], 0xee);
+        }
+    }
+}
+
 /* The example of RFC 6455 1.3. */
 static void accept_is_that_of_the_rfc(void **state)
 {
@@ -40,6 +71,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CLAIM("ws/header_is_shortest", header_is_shortest),
+        CLAIM("ws/masking_is_that_of_the_rfc", masking_is_that_of_the_rfc),
+        CLAIM("ws/masking_in_pieces_is_masking_at_once", masking_in_pieces_is_masking_at_once),
         CLAIM("ws/accept_is_that_of_the_rfc", accept_is_that_of_the_rfc),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
