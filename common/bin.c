@@ -15,8 +15,6 @@ enum {
     SUBSCRIBE_PENDING = 0x04,
 
     PUBLISHED_DUPLICATE = 0x01,
-    BATCH_LIST = 0x01,
-    BATCH_UUIDS = 0x02,
     ERROR_INDEX = 0x01,
     GAP_EPOCH = 0x01,
 
@@ -390,11 +388,11 @@ int eb_bin_read_call(const struct eb_bin_record *record, struct eb_bin_call *ret
 static void take_batch(struct body *body, unsigned flags, struct eb_bin_answer *ret)
 {
     ret->count = take32(body);
-    if (flags & BATCH_LIST)
+    if (flags & EB_BIN_BATCH_LIST)
         ret->seqs = take(body, (size_t)ret->count * 8);
     else
         ret->seq = take64(body);
-    if (flags & BATCH_UUIDS)
+    if (flags & EB_BIN_BATCH_UUIDS)
         ret->uuids = take(body, (size_t)ret->count * 16);
 }
 

@@ -50,6 +50,9 @@ enum {
     EB_BIN_PART_OPTIONS = 0x80,
 };
 
+/* Flags of a batch's answer. */
+enum { EB_BIN_BATCH_LIST = 0x01, EB_BIN_BATCH_UUIDS = 0x02 };
+
 /* Bytes inside a message, or to be put into one. */
 struct eb_bin_bytes {
     const char *data; /* NULL: absent */

@@ -32,7 +32,7 @@ struct eb_ws_counters {
         bytes_out, sends;
     uint64_t pings, pong_timeouts, idle_closed, stall_closed, bad_requests, legacy_connections,
         legacy_unsent;
-    uint64_t protocol_errors, rate_limited;
+    uint64_t protocol_errors, rate_limited, binary_connections, records_in;
 };
 void eb_ws_counters(struct eb_ws_side *side, struct eb_ws_counters *ret);
 

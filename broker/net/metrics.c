@@ -159,6 +159,10 @@ static void write_websocket(struct eb_buf *out, struct eb_net *net)
             "WebSockets ever opened.");
     counter(out, "eventbus_websocket_refused_total", c.refused_total, "Upgrades refused.");
     counter(out, "eventbus_websocket_messages_received_total", c.messages_in, "Messages received.");
+    counter(out, "eventbus_websocket_binary_connections_total", c.binary_connections,
+            "Of them those that spoke the binary protocol.");
+    counter(out, "eventbus_websocket_records_received_total", c.records_in,
+            "Records in the messages of binary connections.");
     counter(out, "eventbus_websocket_received_bytes_total", c.bytes_in, "Bytes received.");
     counter(out, "eventbus_websocket_frames_sent_total", c.frames_out, "Frames sent.");
     counter(out, "eventbus_websocket_sent_bytes_total", c.bytes_out, "Bytes sent.");

@@ -245,6 +245,8 @@ void eb_ws_counters(struct eb_ws_side *side, struct eb_ws_counters *ret)
         .legacy_unsent = load(&side->count.legacy_unsent),
         .protocol_errors = load(&side->count.protocol_errors),
         .rate_limited = load(&side->count.rate_limited),
+        .binary_connections = load(&side->count.binary_connections),
+        .records_in = load(&side->count.records_in),
     };
 
     for (unsigned i = 0; i < side->flusher_count; i++)
@@ -263,7 +265,9 @@ static void describe(struct eb_ws_conn *conn, struct eb_connection_info *info)
     *info = (struct eb_connection_info){
         .session = conn->number,
         .transport = "websocket",
-        .protocol = atomic_load(&conn->legacy) ? "legacy" : EB_WS_PROTOCOL_JSON,
+        .protocol = conn->binary                 ? EB_WS_PROTOCOL_BINARY
+                    : atomic_load(&conn->legacy) ? "legacy"
+                                                 : EB_WS_PROTOCOL_JSON,
         .connected_ms = conn->connected_ms,
         .subscriptions = state.subscriptions,
         .delivered = state.delivered,

@@ -135,6 +135,7 @@ static void session_destroy(struct eb_session *session)
 
     eb_ws_control_finish(&conn->control);
     eb_buf_finish(&conn->early);
+    eb_buf_finish(&conn->answers.records);
     pthread_cond_destroy(&conn->closed);
     eb_lock_finish(&conn->lock);
     free(conn);
@@ -147,4 +148,13 @@ const struct eb_session_ops eb_ws_session_ops = {
     .live = eb_ws_encode_live,
     .wake = session_wake,
     .destroy = session_destroy,
+};
+
+const struct eb_session_ops eb_ws_binary_session_ops = {
+    .event = eb_ws_encode_event_bin,
+    .gap = eb_ws_encode_gap_bin,
+    .live = eb_ws_encode_live_bin,
+    .wake = session_wake,
+    .destroy = session_destroy,
+    .answers = eb_ws_bin_answers,
 };

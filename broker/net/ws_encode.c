@@ -1,5 +1,5 @@
 /*
- * ws_encode.c - events, gaps and live notices as whole WebSocket text frames (PROTOCOL 2.2).
+ * ws_encode.c - events, gaps and live notices as whole WebSocket frames: text (PROTOCOL 2.2) and binary.
  *
  * An event's frame is made once for all receivers and kept in the event. Two cases are a receiver's own: a
  * subscription that still replays (its pattern stands beside the event), and the older client where the payload
@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include "broker/net/ws_internal.h"
+#include "common/event_bin.h"
 #include "common/event_json.h"
 #include "common/log.h"
+#include "common/uuid.h"
 
 void eb_ws_headroom(struct eb_buf *buf)
 {
@@ -18,11 +20,11 @@ void eb_ws_headroom(struct eb_buf *buf)
     eb_buf_add(buf, room, sizeof(room));
 }
 
-char *eb_ws_seal(struct eb_buf *buf, size_t *ret_len)
+char *eb_ws_seal(struct eb_buf *buf, int opcode, size_t *ret_len)
 {
     unsigned char header[EB_WS_HEADER_MAX];
     size_t len = buf->len - EB_WS_HEADROOM;
-    size_t size = eb_ws_header(header, EB_WS_TEXT, len);
+    size_t size = eb_ws_header(header, opcode, len);
     char *start = buf->data + EB_WS_HEADROOM - size;
 
     memcpy(start, header, size);
@@ -30,13 +32,13 @@ char *eb_ws_seal(struct eb_buf *buf, size_t *ret_len)
     return start;
 }
 
-static struct eb_frame *to_frame(struct eb_buf *buf)
+static struct eb_frame *to_frame(struct eb_buf *buf, int opcode)
 {
     struct eb_frame *frame = NULL;
 
     if (!eb_buf_failed(buf)) {
         size_t len;
-        char *start = eb_ws_seal(buf, &len);
+        char *start = eb_ws_seal(buf, opcode, &len);
         frame = eb_frame_from(start, len);
     }
     eb_buf_finish(buf);
@@ -52,7 +54,7 @@ struct eb_frame *eb_ws_event_frame(const struct eb_event *event, const char *pat
 
     eb_ws_headroom(&buf);
     eb_event_write_json(&buf, event, &style);
-    return to_frame(&buf);
+    return to_frame(&buf, EB_WS_TEXT);
 }
 
 struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event *event,
@@ -116,7 +118,7 @@ struct eb_frame *eb_ws_encode_gap(struct eb_session *session, const struct eb_ga
     if (gap->reason == EB_GAP_EPOCH)
         eb_buf_printf(&buf, ",\"epoch\":\"%s\"", eb_store_epoch(eb_bus_store(conn->side->bus)));
     eb_buf_str(&buf, "}");
-    return to_frame(&buf);
+    return to_frame(&buf, EB_WS_TEXT);
 }
 
 struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *pattern, uint64_t seq)
@@ -132,5 +134,52 @@ struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *patte
     eb_buf_str(&buf, ",\"seq\":");
     eb_json_write_u64(&buf, seq);
     eb_buf_str(&buf, "}");
-    return to_frame(&buf);
+    return to_frame(&buf, EB_WS_TEXT);
+}
+
+/* ---- the binary protocol ---- */
+
+static struct eb_frame *event_frame_bin(const struct eb_event *event, const char *pattern)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+
+    eb_ws_headroom(&buf);
+    eb_event_write_bin(&buf, event, pattern);
+    return to_frame(&buf, EB_WS_BINARY);
+}
+
+struct eb_frame *eb_ws_encode_event_bin(struct eb_session *session, struct eb_event *event,
+                                        const char *pattern)
+{
+    if (pattern)
+        return event_frame_bin(event, pattern);
+    struct eb_frame *frame = eb_event_cached(event, EB_ENC_WS_BINARY);
+    if (frame)
+        return frame;
+    frame = event_frame_bin(event, NULL);
+    return frame ? eb_event_cache_frame(event, EB_ENC_WS_BINARY, frame) : NULL;
+}
+
+struct eb_frame *eb_ws_encode_gap_bin(struct eb_session *session, const struct eb_gap *gap)
+{
+    const struct eb_ws_conn *conn = eb_session_user(session);
+    struct eb_buf buf = EB_BUF_INIT;
+    uint8_t epoch[16];
+    bool told = gap->reason == EB_GAP_EPOCH &&
+                eb_uuid_parse(epoch, eb_store_epoch(eb_bus_store(conn->side->bus)), EB_UUID_TEXT);
+
+    eb_ws_headroom(&buf);
+    eb_bin_write_gap(&buf, gap->from_seq, gap->to_seq, eb_gap_reason_name(gap->reason),
+                     gap->patterns, gap->pattern_count, told ? epoch : NULL);
+    return to_frame(&buf, EB_WS_BINARY);
+}
+
+struct eb_frame *eb_ws_encode_live_bin(struct eb_session *session, const char *pattern,
+                                       uint64_t seq)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+
+    eb_ws_headroom(&buf);
+    eb_bin_write_live(&buf, pattern, seq);
+    return to_frame(&buf, EB_WS_BINARY);
 }

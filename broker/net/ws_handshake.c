@@ -51,10 +51,11 @@ static bool key_valid(const char *key)
     return strlen(key) == KEY_TEXT && eb_base64_decode(raw, key, KEY_TEXT) == 16;
 }
 
-/* False when something was asked for and nothing of it is ours. */
+/* The first that is ours. False when something was asked for and nothing of it is. */
 static bool choose(const char *list, struct eb_ws_agreed *agreed)
 {
-    static const char bearer[] = "bearer.", json[] = EB_WS_PROTOCOL_JSON;
+    static const char bearer[] = "bearer.";
+    static const char *const ours[] = {EB_WS_PROTOCOL_BINARY, EB_WS_PROTOCOL_JSON};
     const char *element;
     size_t len;
 
@@ -62,8 +63,9 @@ static bool choose(const char *list, struct eb_ws_agreed *agreed)
         if (len >= sizeof(bearer) - 1 && memcmp(element, bearer, sizeof(bearer) - 1) == 0)
             continue;
         agreed->asked = true;
-        if (len == sizeof(json) - 1 && memcmp(element, json, len) == 0)
-            agreed->protocol = json;
+        for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]) && !agreed->protocol; i++)
+            if (len == strlen(ours[i]) && memcmp(element, ours[i], len) == 0)
+                agreed->protocol = ours[i];
     }
     return !agreed->asked || agreed->protocol;
 }
@@ -87,7 +89,8 @@ enum eb_ws_handshake eb_ws_handshake(const struct eb_ws_offer *offer, struct eb_
         wrong = "Sec-WebSocket-Key must be given once and be the Base64 of 16 bytes";
     } else if (!choose(offer->protocols, &agreed)) {
         wrong =
-            "none of the subprotocols asked for is spoken; this broker speaks " EB_WS_PROTOCOL_JSON;
+            "none of the subprotocols asked for is spoken; this broker speaks " EB_WS_PROTOCOL_JSON
+            " and " EB_WS_PROTOCOL_BINARY;
     }
     if (wrong) {
         snprintf(why, why_size, "%s", wrong);

@@ -4,7 +4,8 @@
  *   ws.c           the side: upgrades, registry, stop, figures       ws_handshake.c  what a handshake must say
  *   ws_conn.c      one connection: its life and its thread           ws_control.c    control frames to be sent
  *   ws_input.c     socket -> bytes                                   ws_read.c       bytes -> messages
- *   ws_json.c      messages -> requests, answers
+ *   ws_json.c      messages -> requests, answers                     ws_bin.c        the same, binary protocol
+ *   ws_request.c   what both protocols ask of the bus
  *   ws_encode.c    events -> frames                                  ws_id.c         a request's `id`, kept as it came
  *   flusher.c      frames -> socket                                  keeper.c        pings, idle, stalled
  */
@@ -19,13 +20,15 @@
 struct eb_ws_conn;
 struct eb_flusher;
 
-#define EB_WS_PROTOCOL_JSON "eventbus.json.v1"
+#define EB_WS_PROTOCOL_JSON   "eventbus.json.v1"
+#define EB_WS_PROTOCOL_BINARY "eventbus.bin.v1"
 
 /* Close codes of RFC 6455 that we send. */
 enum {
     EB_WS_CLOSE_NORMAL = 1000,
     EB_WS_CLOSE_GOING = 1001,
     EB_WS_CLOSE_PROTOCOL = 1002,
+    EB_WS_CLOSE_UNSUPPORTED = 1003,
     EB_WS_CLOSE_NO_STATUS = 1005, /* stands for an empty close frame, is never sent */
     EB_WS_CLOSE_NOT_UTF8 = 1007,
     EB_WS_CLOSE_POLICY = 1008,
@@ -110,6 +113,7 @@ struct eb_ws_conn {
     int64_t connected_ms, born_ms;         /* [I] wall clock, monotonic */
     char peer[64];                         /* [I] */
     bool asked;                            /* [I] for a subprotocol */
+    bool binary;                           /* [I] it is EB_WS_PROTOCOL_BINARY */
     struct eb_buf early;                   /* [T] bytes that came with the handshake */
     size_t early_used;                     /* [T] */
 
@@ -142,12 +146,18 @@ struct eb_ws_conn {
         uint64_t seq;
     } part;
 
+    struct {                   /* [C] binary: answers of the segment that is being answered */
+        struct eb_buf records; /* all but the range; behind EB_WS_HEADROOM */
+        uint64_t id, seq;      /* the first of the range */
+        uint32_t count;        /* publishes in it; 0: none */
+    } answers;
+
     bool decided;                /* [T] the first request was seen: legacy or not */
     struct eb_rate rate;         /* [T] */
     struct eb_ws_reader *reader; /* [T] made when the first frame comes, ws_read.c */
 };
 
-extern const struct eb_session_ops eb_ws_session_ops;
+extern const struct eb_session_ops eb_ws_session_ops, eb_ws_binary_session_ops;
 
 /** The thread's whole life: read until the end, then give the connection up. @conn is not to be used afterwards. */
 void eb_ws_conn_run(struct eb_ws_conn *conn);
@@ -194,26 +204,69 @@ void eb_ws_read(struct eb_ws_conn *conn);
 
 /* ---- ws_json.c ---- */
 
-struct eb_ws_parser; /* what parsing needs; kept between messages, freed when idle */
+struct eb_ws_parser { /* what parsing needs; kept between messages, freed when idle */
+    struct eb_json json;
+    struct eb_draft_memory memory;
+};
 struct eb_ws_parser *eb_ws_parser_create(void);
 void eb_ws_parser_destroy(struct eb_ws_parser *parser);
 /** Carry out one message. 0, or the close code that it earned. */
 int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const char *text,
                        size_t len, bool binary);
 
+/* ---- ws_bin.c ---- */
+
+/**
+ * Carry out the records at the front of @data as far as there is room for their answers; @ret_used bytes are done
+ * with, all of them unless room is missing.
+ */
+void eb_ws_bin_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const void *data,
+                       size_t len, size_t *ret_used);
+/** The session's `answers`: what was given since the last time becomes one message. */
+void eb_ws_bin_answers(struct eb_session *session);
+
+/* ---- ws_request.c ---- */
+
+struct eb_ws_subscribe {
+    struct eb_subscribe call; /* first: `done` frees the whole by it */
+    struct eb_pattern pattern;
+};
+/** Is there room for one more request and its answer? As eb_session_wait_room. */
+int eb_ws_wait_room(struct eb_ws_conn *conn, int64_t deadline_ms);
+/** A publish for @max events of @conn, within publish_rate; NULL with @err. */
+struct eb_publish *eb_ws_publish_create(struct eb_ws_conn *conn, size_t max,
+                                        void (*done)(struct eb_publish *publish),
+                                        struct eb_error *err);
+/** A subscription to its `pattern`, which the caller fills in; NULL when out of memory. */
+struct eb_ws_subscribe *eb_ws_subscribe_create(struct eb_ws_conn *conn,
+                                               void (*done)(struct eb_subscribe *call));
+/** An unsubscribe or ack; NULL when out of memory. */
+struct eb_request *eb_ws_request_create(struct eb_ws_conn *conn,
+                                        void (*done)(struct eb_request *request));
+/** Are requests still carried out? -1 with @err when the broker goes down. */
+int eb_ws_check_open(const struct eb_ws_conn *conn, struct eb_error *err);
+/** An answer found no memory: the connection ends, as no answer is dropped. */
+void eb_ws_answer_lost(struct eb_ws_conn *conn);
+
 /* ---- ws_encode.c ---- */
 
 #define EB_WS_HEADROOM EB_WS_HEADER_MAX
 /**
- * A text frame out of JSON written to @buf behind EB_WS_HEADROOM spare bytes: puts the header into them.
+ * A frame of @opcode out of what was written to @buf behind EB_WS_HEADROOM spare bytes: puts the header into them.
  * Returns where the frame begins and its length.
  */
-char *eb_ws_seal(struct eb_buf *buf, size_t *ret_len);
+char *eb_ws_seal(struct eb_buf *buf, int opcode, size_t *ret_len);
 void eb_ws_headroom(struct eb_buf *buf);
 struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event *event,
                                     const char *pattern);
 struct eb_frame *eb_ws_encode_gap(struct eb_session *session, const struct eb_gap *gap);
 struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *pattern, uint64_t seq);
+/** The same as binary frames. */
+struct eb_frame *eb_ws_encode_event_bin(struct eb_session *session, struct eb_event *event,
+                                        const char *pattern);
+struct eb_frame *eb_ws_encode_gap_bin(struct eb_session *session, const struct eb_gap *gap);
+struct eb_frame *eb_ws_encode_live_bin(struct eb_session *session, const char *pattern,
+                                       uint64_t seq);
 /** The texts behind them, for tests: the event of 2.2 as a whole text frame. */
 struct eb_frame *eb_ws_event_frame(const struct eb_event *event, const char *pattern,
                                    bool payload_array);
@@ -286,7 +339,7 @@ struct eb_ws_side {
     struct { /* [a] */
         atomic_ullong connections_total, refused, messages_in, bytes_in, pings, pong_timeouts,
             idle_closed, stall_closed, bad_requests, legacy_connections, legacy_unsent,
-            protocol_errors, rate_limited;
+            protocol_errors, rate_limited, binary_connections, records_in;
     } count;
 };
 

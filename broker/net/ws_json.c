@@ -20,11 +20,6 @@
 #define KEEP_TOKENS   4096
 #define KEEP_BYTES    (64 * 1024)
 
-struct eb_ws_parser {
-    struct eb_json json;
-    struct eb_draft_memory memory;
-};
-
 /* A request's id as JSON text; len 0: none. */
 struct id {
     const char *text;
@@ -32,26 +27,6 @@ struct id {
     bool
         in_done; /* the answer is given by its `done`, on the committing thread: with others of its segment */
 };
-
-struct eb_ws_parser *eb_ws_parser_create(void)
-{
-    struct eb_ws_parser *parser = malloc(sizeof(*parser));
-
-    if (!parser)
-        return NULL;
-    eb_json_init(&parser->json);
-    eb_draft_memory_init(&parser->memory);
-    return parser;
-}
-
-void eb_ws_parser_destroy(struct eb_ws_parser *parser)
-{
-    if (!parser)
-        return;
-    eb_json_finish(&parser->json);
-    eb_draft_memory_finish(&parser->memory);
-    free(parser);
-}
 
 /* What one large message made grow is not kept for the next small ones. */
 static void shrink(struct eb_ws_parser *parser)
@@ -88,10 +63,9 @@ static void send_answer(struct eb_ws_conn *conn, struct eb_buf *buf, struct id i
 
     eb_buf_str(buf, "}");
     if (eb_buf_failed(buf)) {
-        eb_warn(NULL, "a WebSocket of %s is closed: no memory for an answer", conn->peer);
-        eb_ws_conn_close(conn, EB_WS_CLOSE_INTERNAL, "out of memory", true, 1000);
+        eb_ws_answer_lost(conn);
     } else {
-        char *frame = eb_ws_seal(buf, &len);
+        char *frame = eb_ws_seal(buf, EB_WS_TEXT, &len);
         if (id.in_done)
             eb_session_answer(conn->session, frame, len);
         else
@@ -186,25 +160,18 @@ static void publish_done(struct eb_publish *publish)
 /* A publish for @max events that will answer to @id; NULL after an error was answered. */
 static struct eb_publish *make_publish(struct eb_ws_conn *conn, struct id id, size_t max)
 {
-    struct eb_publish *publish;
+    struct eb_error err;
+    struct eb_publish *publish = eb_ws_publish_create(conn, max, publish_done, &err);
 
-    if (!eb_rate_take(&conn->rate, atomic_load(&conn->side->publish_rate), (double)max)) {
-        struct eb_error err;
-        eb_ws_count(&conn->side->count.rate_limited);
-        eb_fail(&err, EB_RATE_LIMITED, "above publish_rate (%g events a second); publish slower",
-                atomic_load(&conn->side->publish_rate));
+    if (!publish) {
         answer_error(conn, id, &err);
         return NULL;
     }
-    publish = eb_publish_create(max);
-    if (!publish || !eb_ws_id_keep(publish->id_text, &publish->id_len, id.text, id.len)) {
+    if (!eb_ws_id_keep(publish->id_text, &publish->id_len, id.text, id.len)) {
         eb_publish_destroy(publish);
         answer_memory(conn, id);
         return NULL;
     }
-    publish->session = eb_session_ref(conn->session);
-    publish->user = conn;
-    publish->done = publish_done;
     return publish;
 }
 
@@ -320,11 +287,6 @@ static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parse
 
 /* ---- subscribe, unsubscribe, ack ---- */
 
-struct subscribe {
-    struct eb_subscribe call;
-    struct eb_pattern pattern;
-};
-
 static void subscribe_done(struct eb_subscribe *call)
 {
     struct eb_ws_conn *conn = call->user;
@@ -341,7 +303,7 @@ static void subscribe_done(struct eb_subscribe *call)
         send_answer(conn, &buf, id);
     }
     eb_ws_id_drop(call->id_text, &call->id_len);
-    free((struct subscribe *)call); /* its first member */
+    free((struct eb_ws_subscribe *)call); /* its first member */
 }
 
 static int read_pattern(struct eb_json *json, struct eb_pattern *ret, struct eb_error *err)
@@ -368,7 +330,7 @@ static int read_seq(const struct eb_json *json, const char *name, int64_t min, u
     return 0;
 }
 
-static int read_subscribe(struct eb_json *json, struct subscribe *ret, struct eb_error *err)
+static int read_subscribe(struct eb_json *json, struct eb_ws_subscribe *ret, struct eb_error *err)
 {
     struct eb_subscribe *call = &ret->call;
     uint32_t epoch = eb_json_member(json, 0, "epoch");
@@ -401,7 +363,7 @@ static int read_subscribe(struct eb_json *json, struct subscribe *ret, struct eb
 
 static void do_subscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
 {
-    struct subscribe *subscribe = calloc(1, sizeof(*subscribe));
+    struct eb_ws_subscribe *subscribe = eb_ws_subscribe_create(conn, subscribe_done);
     struct eb_error err;
 
     if (!subscribe) {
@@ -419,10 +381,6 @@ static void do_subscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, s
         free(subscribe);
         return;
     }
-    call->patterns = &subscribe->pattern;
-    call->count = 1;
-    call->done = subscribe_done;
-    call->user = conn;
     eb_bus_subscribe(conn->side->bus, conn->session, call);
 }
 
@@ -462,7 +420,7 @@ static int read_ack(struct eb_json *json, struct eb_request *ret, struct eb_erro
 /* Unsubscribe and ack, told apart by how they are read and submitted. */
 static void do_request(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id, bool ack)
 {
-    struct eb_request *request = calloc(1, sizeof(*request));
+    struct eb_request *request = eb_ws_request_create(conn, request_done);
     struct eb_error err;
 
     if (!request) {
@@ -480,8 +438,6 @@ static void do_request(struct eb_ws_conn *conn, struct eb_ws_parser *parser, str
         free(request);
         return;
     }
-    request->done = request_done;
-    request->user = conn;
     if (ack)
         eb_bus_ack(conn->side->bus, conn->session, request);
     else
@@ -606,8 +562,8 @@ static void carry_out(struct eb_ws_conn *conn, struct eb_ws_parser *parser)
         return;
     }
     int which = find_request(json, &err);
-    if (which >= 0 && atomic_load(&conn->side->stopping))
-        which = eb_fail(&err, EB_UNAVAILABLE, "the broker is going down");
+    if (which >= 0 && eb_ws_check_open(conn, &err) < 0)
+        which = -1;
     if (which < 0)
         answer_error(conn, id, &err);
     else

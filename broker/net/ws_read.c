@@ -125,6 +125,10 @@ static int check_frame(const struct eb_ws_reader *reader, const struct wslay_fra
         return EB_WS_CLOSE_PROTOCOL;
     if (is_control(op))
         return 0;
+    if (op == EB_WS_TEXT && reader->conn->binary) {
+        *why = EB_WS_PROTOCOL_BINARY " is spoken in binary messages";
+        return EB_WS_CLOSE_UNSUPPORTED;
+    }
     size_t max = atomic_load_explicit(&reader->conn->side->max_message, memory_order_relaxed);
     if (frame->payload_length > max || reader->message.len > max - frame->payload_length) {
         *why = "message larger than max_message";
@@ -335,8 +339,9 @@ static enum look look(const struct eb_ws_reader *reader, struct head *ret)
         (extended == 8 && (length <= UINT16_MAX || length > INT64_MAX)))
         return LOOK_ODD;
     ret->len = length;
-    bool plain = (at[0] == (0x80 | EB_WS_TEXT) || at[0] == (0x80 | EB_WS_BINARY)) && at[1] & 0x80 &&
-                 reader->opcode == 0;
+    bool plain = (at[0] == (0x80 | EB_WS_BINARY) ||
+                  (at[0] == (0x80 | EB_WS_TEXT) && !reader->conn->binary)) &&
+                 at[1] & 0x80 && reader->opcode == 0;
     size_t max = atomic_load_explicit(&reader->conn->side->max_message, memory_order_relaxed);
     return plain && length <= max ? LOOK_PLAIN : LOOK_ODD;
 }
@@ -433,44 +438,48 @@ static bool read_controls(struct eb_ws_reader *reader, bool *data_seen)
     return s != STEP_END;
 }
 
-static int wait_room(struct eb_ws_conn *conn, int64_t deadline_ms)
+/*
+ * Carry out a message, in the binary protocol as far as there is room for answers; @ret_used bytes are done with.
+ * 0, or a close code.
+ */
+static int carry_out(struct eb_ws_reader *reader, const char *text, size_t len, int opcode,
+                     size_t *ret_used)
 {
-    return eb_session_wait_room(conn->session, atomic_load(&conn->side->max_open_requests),
-                                atomic_load(&conn->side->max_unsent_answers), deadline_ms);
-}
-
-/* Carry out one message, taken off the reader's state. 0, or a close code. */
-static int carry_out(struct eb_ws_reader *reader, const char *text, size_t len, int opcode)
-{
+    *ret_used = len;
     if (atomic_load(&reader->conn->closing))
         return 0; /* R5 */
-    reader->messages++;
-    return eb_ws_json_message(reader->conn, reader->parser, text, len, opcode == EB_WS_BINARY);
+    if (!reader->conn->binary)
+        return eb_ws_json_message(reader->conn, reader->parser, text, len, opcode == EB_WS_BINARY);
+    eb_ws_bin_message(reader->conn, reader->parser, text, len, ret_used);
+    return 0;
 }
 
-/* There is no room for more answers: hold the message until there is. False: the connection ends. */
-static bool hold(struct eb_ws_reader *reader)
+/* There is no room for more answers: hold what is left of the message until there is. False: the connection ends. */
+static bool hold(struct eb_ws_reader *reader, size_t used)
 {
     struct eb_ws_conn *conn = reader->conn;
     struct eb_buf held = EB_BUF_INIT;
-    int opcode = reader->opcode, rc;
+    int opcode = reader->opcode, rc, code = 0;
     bool data_seen = false, alive = true;
+    size_t at = 0, n;
 
-    eb_buf_add(&held, reader->text, reader->text_len);
+    eb_buf_add(&held, reader->text + used, reader->text_len - used);
     message_done(reader);
     if (eb_buf_failed(&held)) {
         fail(reader, EB_WS_CLOSE_INTERNAL, "out of memory");
         return false;
     }
     atomic_store(&conn->waiting, true);
-    do {
-        alive = data_seen || read_controls(reader, &data_seen);
-        rc = alive ? wait_room(conn, eb_mono_ms() + HOLD_TICK_MS) : -ECANCELED;
-    } while (rc == -ETIMEDOUT);
+    do { /* a peer that sent this and then its end is still served */
+        alive = alive && (data_seen || read_controls(reader, &data_seen));
+        rc = eb_ws_wait_room(conn, eb_mono_ms() + HOLD_TICK_MS);
+        if (rc == 0) {
+            code = carry_out(reader, held.data + at, held.len - at, opcode, &n);
+            at += n;
+        }
+    } while (rc == -ETIMEDOUT || (rc == 0 && code == 0 && at < held.len));
     atomic_store(&conn->received_ms, eb_mono_ms()); /* what came meanwhile was not looked at */
     atomic_store(&conn->waiting, false);
-    /* A peer that sent this and then closed is still served. */
-    int code = rc == 0 || !alive ? carry_out(reader, held.data, held.len, opcode) : 0;
     eb_buf_finish(&held);
     if (code)
         fail(reader, code, "text is not UTF-8");
@@ -480,9 +489,17 @@ static bool hold(struct eb_ws_reader *reader)
 /* The message that is ready. False: the connection ends. */
 static bool take_message(struct eb_ws_reader *reader)
 {
-    if (!atomic_load(&reader->conn->closing) && wait_room(reader->conn, 0) == -ETIMEDOUT)
-        return hold(reader);
-    int code = carry_out(reader, reader->text, reader->text_len, reader->opcode);
+    size_t used = 0;
+    int code = 0;
+
+    if (!atomic_load(&reader->conn->closing)) {
+        reader->messages++;
+        if (eb_ws_wait_room(reader->conn, 0) == -ETIMEDOUT)
+            return hold(reader, 0);
+    }
+    code = carry_out(reader, reader->text, reader->text_len, reader->opcode, &used);
+    if (used < reader->text_len)
+        return hold(reader, used);
     message_done(reader);
     if (code)
         fail(reader, code, "text is not UTF-8");

@@ -186,6 +186,8 @@ static bool hand_over(struct eb_ws_pending *pending, int fd, struct MHD_UpgradeR
         set_options(conn);
         register_locked(side, conn);
         eb_ws_count(&side->count.connections_total);
+        if (conn->binary)
+            eb_ws_count(&side->count.binary_connections);
         pending->state = EB_PENDING_GO;
         pthread_cond_signal(&pending->cond);
     }
@@ -241,11 +243,14 @@ static int conn_create(struct eb_ws_side *side, struct MHD_Connection *connectio
     conn->fd = -1;
     conn->asked = agreed->asked;
     conn->protocol = agreed->protocol;
+    conn->binary = agreed->protocol && strcmp(agreed->protocol, EB_WS_PROTOCOL_BINARY) == 0;
     conn->flusher = side->flushers[n % side->flusher_count];
     peer_name(connection, conn->peer, sizeof(conn->peer));
     eb_lock_init(&conn->lock, EB_RANK_LEAF);
     eb_cond_init(&conn->closed);
-    int rc = eb_session_create(side->bus, &eb_ws_session_ops, conn, false, &conn->session);
+    int rc =
+        eb_session_create(side->bus, conn->binary ? &eb_ws_binary_session_ops : &eb_ws_session_ops,
+                          conn, false, &conn->session);
     if (rc < 0) {
         pthread_cond_destroy(&conn->closed);
         eb_lock_finish(&conn->lock);

@@ -13,15 +13,15 @@ from lib.ledger import Entry, Publisher, Subscriber, check_publishers, check_sub
 from lib.swarm import matches
 from lib.ws import WebSocket
 
-KINDS = ["http", "ws", "http_batch", "ws_batch", "http", "ws", "http_batch", "ws_batch"]
+KINDS = ["http", "ws", "bin_batch", "bin", "http_batch", "ws_batch", "http", "bin", "http_batch", "ws_batch"]
 
 
 def crash_rounds(start_broker, rounds, *options):
-    """8 publishers (half of each kind never retry) and 4 resuming subscribers through `rounds` kills."""
+    """10 publishers (the last 3 never retry) and 5 resuming subscribers through `rounds` kills."""
     broker = start_broker("--min-free", "1M", *options)
     broker.listen = f"127.0.0.1:{broker.port}"
-    publishers = [Publisher(n, kind, broker.port, retry=n < 6) for n, kind in enumerate(KINDS)]
-    subscribers = [Subscriber(broker.port, pattern, transport) for pattern, transport in [("#", "ws"), ("#", "sse"), ("crash.*.batch", "ws"), ("crash.*", "sse")]]
+    publishers = [Publisher(n, kind, broker.port, retry=n < 7) for n, kind in enumerate(KINDS)]
+    subscribers = [Subscriber(broker.port, pattern, transport) for pattern, transport in [("#", "ws"), ("#", "bin"), ("#", "sse"), ("crash.*.batch", "ws"), ("crash.*", "sse")]]
     when = random.Random(rounds)
     for thread in publishers + subscribers:
         thread.start()

@@ -8,6 +8,7 @@ from lib.broker import wait_for
 from lib.load import Load
 from lib.swarm import SseFeed, Swarm, WsFeed, assert_same, check_sse, check_ws, matches
 from lib.ws import WebSocket
+from lib.ws_bin import BinaryWsFeed
 
 TOPICS = ["seam.a.x", "seam.a.y", "seam.b.x", "seam.b.y.z", "other.a", "seam"]
 PATTERNS = ["seam.a.*", "seam.#", "*.a.x", "#", "seam.b.#", "other.*", "#.x", "seam"]
@@ -49,7 +50,7 @@ def quote(pattern):
 
 
 def join_at_random(broker, swarm, rand, last, n):
-    """One subscriber more: WebSocket with one to three overlapping patterns, or SSE with one to three."""
+    """One subscriber more: WebSocket (JSON and binary in turn) with one to three overlapping patterns, or SSE."""
     patterns = rand.sample(PATTERNS, rand.choice([1, 1, 2, 3]))
     if n % 2:
         start = rand.choice([None, 0, 1, rand.randint(1, last), last, last + 1])
@@ -57,7 +58,7 @@ def join_at_random(broker, swarm, rand, last, n):
         feed = SseFeed(broker.port, query, name=f"sse-{n}")
         feed.patterns, feed.start = patterns, start
         return swarm.add(feed)
-    feed = swarm.add(WsFeed(broker.port, name=f"ws-{n}"))
+    feed = swarm.add(BinaryWsFeed(broker.port, name=f"bin-{n}") if n % 4 else WsFeed(broker.port, name=f"ws-{n}"))
     feed.patterns = patterns
     for pattern in patterns:
         feed.subscribe(pattern, rand.choice([None, 0, 1, rand.randint(1, last), last, last + 1]))
@@ -118,13 +119,14 @@ def test_the_seam_again_and_again(start_broker, loads, seed):
     seam_under_load(start_broker, loads, 60, *options, before=20000, slow=seed % 2, seed=seed, rate=random.Random(seed).choice([3000, None]))
 
 
-def test_unsubscribe_and_resubscribe_under_load(start_broker, loads):
+@pytest.mark.parametrize("feeds", [WsFeed, BinaryWsFeed])
+def test_unsubscribe_and_resubscribe_under_load(start_broker, loads, feeds):
     """After `ok` to unsubscribe nothing more comes; one that begins again behind its last seq misses nothing; the
     connection's other subscription is not disturbed by either."""
     broker = start_broker("--channel-capacity", "64")
     with Swarm() as swarm:
-        comes_and_goes = swarm.add(WsFeed(broker.port, "comes and goes"))
-        both = swarm.add(WsFeed(broker.port, "one stays"))
+        comes_and_goes = swarm.add(feeds(broker.port, "comes and goes"))
+        both = swarm.add(feeds(broker.port, "one stays"))
         both.subscribe("seam.a.x")
         publisher = loads(broker.port, topics=TOPICS, size=60, window=64, rate=4000)
         got, last = [], 0

@@ -17,6 +17,7 @@ import uuid
 
 from lib.rawhttp import RawHttp
 from lib.ws import Closed, WebSocket
+from lib.ws_bin import BinaryWebSocket
 
 BROKEN = (OSError, EOFError, Closed, http.client.HTTPException, ValueError)
 
@@ -38,7 +39,7 @@ class Entry:
 
 
 class Publisher(threading.Thread):
-    """One publisher: kind is http, ws, http_batch or ws_batch."""
+    """One publisher: kind is http, ws or bin (eventbus.bin.v1), each with or without _batch."""
 
     def __init__(self, number, kind, port, retry=True, window=64):
         super().__init__(daemon=True, name=f"publisher-{number}")
@@ -75,8 +76,8 @@ class Publisher(threading.Thread):
 
     def session(self):
         """One connection, from its making to its end."""
-        if self.kind == "ws" or self.kind == "ws_batch":
-            with WebSocket(self.port) as ws:
+        if not self.kind.startswith("http"):
+            with BinaryWebSocket(self.port) if self.kind.startswith("bin") else WebSocket(self.port) as ws:
                 ws.sock.settimeout(60)
                 self.talk(lambda groups: self.ws_round(ws, groups))
         else:
@@ -90,7 +91,7 @@ class Publisher(threading.Thread):
             again = list(self.open)
             if not again and self.stop_asked:
                 return
-            limit = self.window if self.kind == "ws" else 1
+            limit = self.window if self.kind in ("ws", "bin") else 1
             groups = again[:limit] or [self.group() for _ in range(limit)]
             if not again:
                 self.open += groups
@@ -113,12 +114,14 @@ class Publisher(threading.Thread):
             entry.attempts += 1
 
     def ws_round(self, ws, groups):
+        requests = []
         for i, group in enumerate(groups):
             self.sent(group)
-            if self.kind == "ws":
-                ws.send({"type": "publish", "id": i, "data": group[0].data})
+            if self.kind.endswith("batch"):
+                requests.append({"type": "publish_batch", "id": i, "messages": [entry.data for entry in group]})
             else:
-                ws.send({"type": "publish_batch", "id": i, "messages": [entry.data for entry in group]})
+                requests.append({"type": "publish", "id": i, "data": group[0].data})
+        ws.send_all(requests)
         for _ in groups:
             answer = ws.next()
             if answer["type"] != "ok":
@@ -169,7 +172,7 @@ class Subscriber(threading.Thread):
     def run(self):
         while not self.stop_asked:
             try:
-                self.ws_session() if self.transport == "ws" else self.sse_session()
+                self.sse_session() if self.transport == "sse" else self.ws_session()
             except BROKEN:
                 time.sleep(0.01)
             except Exception as error:  # noqa: BLE001
@@ -181,7 +184,7 @@ class Subscriber(threading.Thread):
         self.last = message["seq"]
 
     def ws_session(self):
-        with WebSocket(self.port) as ws:
+        with BinaryWebSocket(self.port) if self.transport == "bin" else WebSocket(self.port) as ws:
             self.current = ws.sock
             self.sessions += 1
             request = {"type": "subscribe", "id": 1, "pattern": self.pattern, "starting_seq": self.last + 1}

@@ -62,6 +62,8 @@ class Feed:
 
 
 class WsFeed(Feed):
+    OPCODE = TEXT
+
     def __init__(self, port, name="ws", rcvbuf=None, keep=False, protocol=JSON_V1):
         lines = [f"Sec-WebSocket-Protocol: {protocol}"] if protocol else []
         sock, status, _, rest = handshake(port, *lines, rcvbuf=rcvbuf)
@@ -73,9 +75,15 @@ class WsFeed(Feed):
     def send(self, **request):
         self.sock.setblocking(True)
         try:
-            self.sock.sendall(frame(TEXT, json.dumps(request).encode()))
+            self.sock.sendall(frame(self.OPCODE, self.encode(request)))
         finally:
             self.sock.setblocking(False)
+
+    def encode(self, request):
+        return json.dumps(request).encode()
+
+    def decode(self, payload):
+        return [json.loads(payload)]
 
     def subscribe(self, pattern, starting_seq=None, **more):
         id = f"s{len(self.subs)}"
@@ -107,8 +115,9 @@ class WsFeed(Feed):
             opcode = buffer[at] & 15
             payload = bytes(buffer[at + head : at + head + length])
             at += head + length
-            if opcode == TEXT:
-                self.take(json.loads(payload))
+            if opcode == self.OPCODE:
+                for message in self.decode(payload):
+                    self.take(message)
             elif opcode == CLOSE:
                 self.closed = struct.unpack(">H", payload[:2])[0] if payload else 1005
             elif opcode == PING:

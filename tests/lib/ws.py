@@ -108,12 +108,21 @@ class WebSocket:
             message = json.dumps(message)
         self.send_frame(opcode, message.encode() if isinstance(message, str) else message)
 
+    def send_all(self, requests):
+        for request in requests:
+            self.send(request)
+
     def next(self):
         """The next JSON message in the order of arrival; pongs and pings are passed over."""
+        return json.loads(self.next_data(TEXT))
+
+    def next_data(self, wanted):
+        """What the next frame of that opcode holds."""
         while True:
             opcode, payload = self.frame()
-            if opcode == TEXT:
-                return json.loads(payload)
+            assert opcode not in (TEXT, BINARY) or opcode == wanted, opcode
+            if opcode == wanted:
+                return payload
             if opcode == CLOSE:
                 raise Closed(struct.unpack(">H", payload[:2])[0] if payload else 1005, payload[2:])
 
