@@ -19,6 +19,7 @@
 
 #include "broker/store/build.h"
 #include "broker/store/copy.h"
+#include "broker/store/ids.h"
 #include "broker/store/schema.h"
 #include "broker/store/segments.h"
 #include "common/clock.h"
@@ -263,13 +264,16 @@ static int take_acked(struct source *s, sqlite3_stmt *stmt)
     return seq <= s->end ? eb_build_acked(s->build, seq, sqlite3_column_int64(stmt, 1)) : 0;
 }
 
-static int take_gone(struct source *s, sqlite3_stmt *stmt)
+static int take_gone(struct source *s)
 {
-    uint64_t seq = (uint64_t)sqlite3_column_int64(stmt, 1);
-    if (sqlite3_column_bytes(stmt, 0) != 16 || seq > s->end)
-        return 0;
-    return eb_build_gone(s->build, sqlite3_column_blob(stmt, 0), seq,
-                         sqlite3_column_int64(stmt, 2));
+    struct eb_ids_list gone = {NULL};
+    int rc = eb_ids_gone(s->db, INT64_MIN, &gone);
+    for (size_t i = 0; i < gone.count && !rc; i++)
+        if (gone.entries[i].seq <= s->end)
+            rc = eb_build_gone(s->build, gone.entries[i].id, gone.entries[i].seq,
+                               gone.entries[i].timestamp);
+    free(gone.entries);
+    return rc;
 }
 
 static int take_imported(struct source *s, sqlite3_stmt *stmt)
@@ -291,7 +295,7 @@ static int small_tables(struct source *s, struct eb_build_end *end, char epoch[6
     if (!rc)
         rc = each(s, "SELECT seq, at FROM acked ORDER BY seq", take_acked);
     if (!rc)
-        rc = each(s, "SELECT id, seq, ts FROM gone", take_gone);
+        rc = take_gone(s);
     if (!rc)
         rc = eb_sql_int(s->db, "SELECT count(*) FROM sqlite_schema WHERE name = 'imported'", 0,
                         &imported);

@@ -23,6 +23,7 @@
 struct check {
     const char *path;
     struct eb_error *err;
+    uint32_t version;
     struct eb_pages pages;
     struct eb_roots roots;
     struct eb_salvage salvage;
@@ -83,7 +84,8 @@ static int check_head(struct check *c)
             return damaged(c, "header or schema on page 1 is not that of a log");
         return 0;
     }
-    if (eb_be32(page + 60) > EB_SCHEMA_VERSION)
+    c->version = eb_be32(page + 60);
+    if (c->version > EB_SCHEMA_VERSION)
         return 0; /* a newer one: said by whoever opens it */
     if (!p->wal_partial && p->count > p->file_pages && !eb_pages_in_wal(p, p->count)) {
         char what[80];
@@ -164,7 +166,7 @@ static int check_roots(struct check *c)
     if (rc)
         return rc == -EBADMSG ? damaged_page(c, "the schema", 1, why) : rc;
     for (int i = 0; i < EB_TREE_COUNT; i++) {
-        if (c->roots.root[i])
+        if (c->roots.root[i] || !eb_tree_expected(i, c->version))
             continue;
         snprintf(what, sizeof(what), "its schema has no table %s", eb_tree_names[i]);
         return damaged(c, what);
@@ -347,7 +349,8 @@ static int check_ours(struct check *c)
     if (!rc)
         rc = check_freelist(c);
     for (int i = 0; i < EB_TREE_COUNT && !rc; i++)
-        rc = check_edge(c, i);
+        if (c->roots.root[i])
+            rc = check_edge(c, i);
     return rc ? rc : check_end(c);
 }
 

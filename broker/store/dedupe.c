@@ -1,12 +1,16 @@
 /*
  * dedupe.c - the ids of the last minutes (dedupe.h).
  *
- * (U1) The ring is in order of acceptance: seqs and timestamps rise from head to tail.
- * (U2) Every entry has one slot that points to it, save one whose id was loaded again later (start only):
- *      it stays in the ring without a slot until it expires.
+ * The writer waits for all that happens here, so nothing is ever moved as a whole: the queue is a list of chunks,
+ * and the table one of 256 small ones, each of which doubles in microseconds at a moment of its own. (One ring and
+ * one table took 30 ms to become a million entries large.)
+ *
+ * (U1) The queue is in order of acceptance: seqs and timestamps rise from head to tail.
+ * (U2) Every entry has one slot that points to it, save one whose id came again later (loaded at start, or after
+ *      it had expired): it stays in the queue without a slot until its turn comes.
  * (U3) What was put in a transaction is a run at the tail: undo is popping. Hence nothing is dropped for
  *      the bound before the commit (eb_dedupe_bound comes after it), or undo could not bring it back.
- * (U4) The table is at most half full: probes stay short. Deletion shifts back, there are no tombstones.
+ * (U4) A shard is at most half full: probes stay short. Deletion shifts back, there are no tombstones.
  */
 #include "broker/store/dedupe.h"
 
@@ -18,8 +22,11 @@
 
 #include "common/clock.h"
 
-#define START_CAP 1024u
-#define MAX_CAP   (1u << 30)
+#define CHUNK       (1u << EB_DEDUPE_CHUNK_BITS)
+#define START_SLOTS 16u
+#define EXPIRE_STEP 8192u  /* entries of one call: more than a group can bring */
+#define BOUND_STEP  65536u /* the same; a batch may be larger than a group */
+#define LOAD_AHEAD  16u    /* slots asked of the memory at once */
 
 static inline uint64_t rotl(uint64_t x, int b)
 {
@@ -60,30 +67,44 @@ static uint32_t hash_id(const struct eb_dedupe *dedupe, const uint8_t id[16])
     v[2] ^= 0xff;
     for (int i = 0; i < 3; i++)
         sip_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
-}
-
-static inline uint32_t slot_mask(const struct eb_dedupe *dedupe)
-{
-    return dedupe->cap * 2 - 1;
+    uint32_t hash = (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+    return hash ? hash : 1; /* 0 is the empty slot */
 }
 
 static inline struct eb_dedupe_entry *entry_at(const struct eb_dedupe *dedupe, uint64_t position)
 {
-    return &dedupe->ring[position & (dedupe->cap - 1)];
+    uint64_t chunk = position >> EB_DEDUPE_CHUNK_BITS;
+    return &dedupe->chunks[chunk & (dedupe->chunk_cap - 1)][position & (CHUNK - 1)];
+}
+
+/* Positions of entries that are there differ by less than 2^32. */
+static inline uint64_t position_of(const struct eb_dedupe *dedupe, uint32_t index)
+{
+    return dedupe->head + (uint32_t)(index - (uint32_t)dedupe->head);
+}
+
+static inline struct eb_dedupe_shard *shard_of(struct eb_dedupe *dedupe, uint32_t hash)
+{
+    return &dedupe->shards[hash >> 24];
 }
 
 int eb_dedupe_init(struct eb_dedupe *dedupe)
 {
-    *dedupe = (struct eb_dedupe){.cap = START_CAP};
+    *dedupe = (struct eb_dedupe){.chunk_cap = 4, .expired_upto = INT64_MIN};
     if (getrandom(dedupe->key, sizeof dedupe->key, 0) != (ssize_t)sizeof dedupe->key) {
         /* No random source so early in a boot: an address and a clock are what is left. */
         dedupe->key[0] = (uint64_t)(uintptr_t)dedupe;
         dedupe->key[1] = (uint64_t)eb_mono_us();
     }
-    dedupe->ring = calloc(dedupe->cap, sizeof *dedupe->ring);
-    dedupe->slots = calloc((size_t)dedupe->cap * 2, sizeof *dedupe->slots);
-    if (!dedupe->ring || !dedupe->slots) {
+    dedupe->chunks = calloc(dedupe->chunk_cap, sizeof *dedupe->chunks);
+    dedupe->spare = malloc(CHUNK * sizeof *dedupe->spare);
+    bool whole = dedupe->chunks && dedupe->spare;
+    for (unsigned i = 0; i < EB_DEDUPE_SHARDS; i++) {
+        dedupe->shards[i].cap = START_SLOTS;
+        dedupe->shards[i].slots = calloc(START_SLOTS, sizeof *dedupe->shards[i].slots);
+        whole = whole && dedupe->shards[i].slots;
+    }
+    if (!whole) {
         eb_dedupe_finish(dedupe);
         return -ENOMEM;
     }
@@ -92,135 +113,216 @@ int eb_dedupe_init(struct eb_dedupe *dedupe)
 
 void eb_dedupe_finish(struct eb_dedupe *dedupe)
 {
-    free(dedupe->ring);
-    free(dedupe->slots);
+    for (uint64_t n = dedupe->chunk_begin; n < dedupe->chunk_end; n++)
+        free(dedupe->chunks[n & (dedupe->chunk_cap - 1)]);
+    for (unsigned i = 0; i < EB_DEDUPE_SHARDS; i++)
+        free(dedupe->shards[i].slots);
+    free(dedupe->chunks);
+    free(dedupe->spare);
     *dedupe = (struct eb_dedupe){0};
 }
 
-/* The slot of @id, or the empty one where it belongs. */
-static uint32_t find_slot(const struct eb_dedupe *dedupe, const uint8_t id[16], uint32_t hash)
+/* ---- the queue ---- */
+
+static void give_back_chunk(struct eb_dedupe *dedupe)
 {
-    uint32_t mask = slot_mask(dedupe);
-    uint32_t at = hash & mask;
-    for (;; at = (at + 1) & mask) {
-        const struct eb_dedupe_slot *slot = &dedupe->slots[at];
-        if (!slot->index)
-            return at;
-        if (slot->hash == hash && memcmp(dedupe->ring[slot->index - 1].id, id, 16) == 0)
-            return at;
+    free(dedupe->spare);
+    dedupe->spare = dedupe->chunks[dedupe->chunk_begin & (dedupe->chunk_cap - 1)];
+    dedupe->chunk_begin++;
+}
+
+/* Room for one more pointer: doubled, each under its number again. */
+static bool more_chunks(struct eb_dedupe *dedupe)
+{
+    struct eb_dedupe_entry **chunks = calloc((size_t)dedupe->chunk_cap * 2, sizeof *chunks);
+    if (!chunks)
+        return false;
+    for (uint64_t n = dedupe->chunk_begin; n < dedupe->chunk_end; n++)
+        chunks[n & (dedupe->chunk_cap * 2 - 1)] = dedupe->chunks[n & (dedupe->chunk_cap - 1)];
+    free(dedupe->chunks);
+    dedupe->chunks = chunks;
+    dedupe->chunk_cap *= 2;
+    return true;
+}
+
+static bool add_chunk(struct eb_dedupe *dedupe)
+{
+    if (dedupe->chunk_end - dedupe->chunk_begin == dedupe->chunk_cap && !more_chunks(dedupe))
+        return false;
+    struct eb_dedupe_entry *chunk = dedupe->spare;
+    dedupe->spare = NULL;
+    if (!chunk)
+        chunk = malloc(CHUNK * sizeof *chunk);
+    if (!chunk)
+        return false;
+    dedupe->chunks[dedupe->chunk_end++ & (dedupe->chunk_cap - 1)] = chunk;
+    return true;
+}
+
+/* ---- the table ---- */
+
+/* The slot of @id, or the empty one where it belongs. */
+static struct eb_dedupe_slot *find_slot(const struct eb_dedupe *dedupe,
+                                        const struct eb_dedupe_shard *shard, const uint8_t id[16],
+                                        uint32_t hash)
+{
+    uint32_t mask = shard->cap - 1;
+    for (uint32_t at = hash & mask;; at = (at + 1) & mask) {
+        struct eb_dedupe_slot *slot = &shard->slots[at];
+        if (!slot->hash)
+            return slot;
+        if (slot->hash == hash &&
+            memcmp(entry_at(dedupe, position_of(dedupe, slot->index))->id, id, 16) == 0)
+            return slot;
     }
 }
 
-/* Empty the slot and close the hole, so that every probe still meets what it looks for (U4). */
-static void remove_slot(struct eb_dedupe *dedupe, uint32_t hole)
+/* False: no memory, all is as it was. */
+static bool resize(struct eb_dedupe_shard *shard, uint32_t cap)
 {
-    uint32_t mask = slot_mask(dedupe);
-    for (uint32_t at = (hole + 1) & mask; dedupe->slots[at].index; at = (at + 1) & mask) {
-        uint32_t home = dedupe->slots[at].hash & mask;
+    struct eb_dedupe_slot *slots = calloc(cap, sizeof *slots);
+    if (!slots)
+        return false;
+    for (uint32_t i = 0; i < shard->cap; i++) {
+        if (!shard->slots[i].hash)
+            continue;
+        uint32_t at = shard->slots[i].hash & (cap - 1);
+        while (slots[at].hash)
+            at = (at + 1) & (cap - 1);
+        slots[at] = shard->slots[i];
+    }
+    free(shard->slots);
+    shard->slots = slots;
+    shard->cap = cap;
+    return true;
+}
+
+/* Empty the slot and close the hole, so that every probe still meets what it looks for (U4). */
+static void remove_slot(struct eb_dedupe_shard *shard, struct eb_dedupe_slot *slot)
+{
+    uint32_t mask = shard->cap - 1, hole = (uint32_t)(slot - shard->slots);
+    for (uint32_t at = (hole + 1) & mask; shard->slots[at].hash; at = (at + 1) & mask) {
+        uint32_t home = shard->slots[at].hash & mask;
         if (((at - home) & mask) < ((at - hole) & mask))
             continue; /* its home lies behind the hole: it may stay */
-        dedupe->slots[hole] = dedupe->slots[at];
+        shard->slots[hole] = shard->slots[at];
         hole = at;
     }
-    dedupe->slots[hole] = (struct eb_dedupe_slot){0};
+    shard->slots[hole] = (struct eb_dedupe_slot){0};
+    shard->count--;
+    if (shard->cap > START_SLOTS && shard->count < shard->cap / 8)
+        resize(shard, shard->cap / 2);
 }
 
 /* Remove the slot of the entry at @position, unless a later entry has it (U2). */
 static void forget(struct eb_dedupe *dedupe, uint64_t position)
 {
-    struct eb_dedupe_entry *entry = entry_at(dedupe, position);
-    uint32_t at = find_slot(dedupe, entry->id, hash_id(dedupe, entry->id));
-    if (dedupe->slots[at].index == (uint32_t)(position & (dedupe->cap - 1)) + 1)
-        remove_slot(dedupe, at);
-}
-
-/*
- * Double the ring and the table. The writer waits for this, so it touches no entry one by one: the ring is
- * copied in at most two pieces, and a slot knows its hash.
- */
-static bool grow(struct eb_dedupe *dedupe)
-{
-    if (dedupe->cap >= MAX_CAP)
-        return false;
-    struct eb_dedupe next = *dedupe;
-    uint32_t old_mask = dedupe->cap - 1;
-    next.cap = dedupe->cap * 2;
-    next.ring = malloc(next.cap * sizeof *next.ring);
-    next.slots = calloc((size_t)next.cap * 2, sizeof *next.slots);
-    if (!next.ring || !next.slots) {
-        free(next.ring);
-        free(next.slots);
-        return false;
-    }
-    for (uint64_t position = dedupe->head, run; position < dedupe->tail; position += run) {
-        run = dedupe->cap - (position & old_mask);
-        if (run > dedupe->tail - position)
-            run = dedupe->tail - position;
-        memcpy(entry_at(&next, position), entry_at(dedupe, position), run * sizeof *next.ring);
-    }
-    for (size_t i = 0; i < (size_t)dedupe->cap * 2; i++) {
-        struct eb_dedupe_slot slot = dedupe->slots[i];
-        if (!slot.index)
-            continue;
-        uint64_t position = dedupe->head + ((slot.index - 1 - dedupe->head) & old_mask);
-        slot.index = (uint32_t)(position & (next.cap - 1)) + 1;
-        uint32_t at = slot.hash & slot_mask(&next);
-        while (next.slots[at].index)
-            at = (at + 1) & slot_mask(&next);
-        next.slots[at] = slot;
-    }
-    free(dedupe->ring);
-    free(dedupe->slots);
-    dedupe->ring = next.ring;
-    dedupe->slots = next.slots;
-    dedupe->cap = next.cap;
-    return true;
+    const struct eb_dedupe_entry *entry = entry_at(dedupe, position);
+    uint32_t hash = hash_id(dedupe, entry->id);
+    struct eb_dedupe_shard *shard = shard_of(dedupe, hash);
+    struct eb_dedupe_slot *slot = find_slot(dedupe, shard, entry->id, hash);
+    if (slot->hash && slot->index == (uint32_t)position)
+        remove_slot(shard, slot);
 }
 
 static void drop_head(struct eb_dedupe *dedupe)
 {
     forget(dedupe, dedupe->head);
     dedupe->head++;
+    if (!(dedupe->head & (CHUNK - 1)))
+        give_back_chunk(dedupe);
 }
 
-static void add_at(struct eb_dedupe *dedupe, uint32_t at, uint32_t hash, const uint8_t id[16],
-                   uint64_t seq, int64_t timestamp)
+/* Room in the queue and in the shard; without memory the oldest make it. */
+static void room_in_queue(struct eb_dedupe *dedupe)
 {
-    uint64_t position = dedupe->tail++;
-    struct eb_dedupe_entry *entry = entry_at(dedupe, position);
+    while (dedupe->tail >> EB_DEDUPE_CHUNK_BITS == dedupe->chunk_end && !add_chunk(dedupe)) {
+        drop_head(dedupe);
+        dedupe->evicted++;
+    }
+}
+
+static void room_in_shard(struct eb_dedupe *dedupe, struct eb_dedupe_shard *shard)
+{
+    if (shard->count < shard->cap / 2 || resize(shard, shard->cap * 2))
+        return;
+    while (shard->count >= shard->cap - shard->cap / 8) {
+        drop_head(dedupe);
+        dedupe->evicted++;
+    }
+}
+
+static void add_entry(struct eb_dedupe *dedupe, const uint8_t id[16], uint64_t seq,
+                      int64_t timestamp)
+{
+    struct eb_dedupe_entry *entry = entry_at(dedupe, dedupe->tail++);
     memcpy(entry->id, id, 16);
     entry->seq = seq;
     entry->timestamp = timestamp;
-    dedupe->slots[at].index = (uint32_t)(position & (dedupe->cap - 1)) + 1;
-    dedupe->slots[at].hash = hash;
-}
-
-static void make_room(struct eb_dedupe *dedupe)
-{
-    if (eb_dedupe_count(dedupe) < dedupe->cap || grow(dedupe))
-        return;
-    drop_head(dedupe);
-    dedupe->evicted++;
 }
 
 const struct eb_dedupe_entry *eb_dedupe_put(struct eb_dedupe *dedupe, const uint8_t id[16],
                                             uint64_t seq, int64_t timestamp)
 {
-    make_room(dedupe);
     uint32_t hash = hash_id(dedupe, id);
-    uint32_t at = find_slot(dedupe, id, hash);
-    if (dedupe->slots[at].index)
-        return &dedupe->ring[dedupe->slots[at].index - 1];
-    add_at(dedupe, at, hash, id, seq, timestamp);
+    struct eb_dedupe_shard *shard = shard_of(dedupe, hash);
+    room_in_queue(dedupe);
+    room_in_shard(dedupe, shard);
+    struct eb_dedupe_slot *slot = find_slot(dedupe, shard, id, hash);
+    if (slot->hash) {
+        const struct eb_dedupe_entry *entry = entry_at(dedupe, position_of(dedupe, slot->index));
+        if (entry->timestamp > dedupe->expired_upto)
+            return entry;
+    } else {
+        shard->count++;
+    }
+    *slot = (struct eb_dedupe_slot){.index = (uint32_t)dedupe->tail, .hash = hash};
+    add_entry(dedupe, id, seq, timestamp);
     return NULL;
 }
 
+/* ---- at start ---- */
+
 void eb_dedupe_load(struct eb_dedupe *dedupe, const uint8_t id[16], uint64_t seq, int64_t timestamp)
 {
-    make_room(dedupe);
-    uint32_t hash = hash_id(dedupe, id);
-    add_at(dedupe, find_slot(dedupe, id, hash), hash, id, seq, timestamp);
+    room_in_queue(dedupe);
+    add_entry(dedupe, id, seq, timestamp);
 }
+
+static void index_entry(struct eb_dedupe *dedupe, uint64_t position, uint32_t hash)
+{
+    struct eb_dedupe_shard *shard = shard_of(dedupe, hash);
+    room_in_shard(dedupe, shard);
+    if (position < dedupe->head)
+        return; /* went to make that room */
+    struct eb_dedupe_slot *slot = find_slot(dedupe, shard, entry_at(dedupe, position)->id, hash);
+    shard->count += !slot->hash;
+    *slot = (struct eb_dedupe_slot){.index = (uint32_t)position, .hash = hash};
+}
+
+void eb_dedupe_loaded(struct eb_dedupe *dedupe)
+{
+    uint32_t cap = START_SLOTS, hashes[LOAD_AHEAD] = {0};
+    while (cap < eb_dedupe_count(dedupe) * 33 / 16 / EB_DEDUPE_SHARDS)
+        cap *= 2;
+    for (unsigned i = 0; i < EB_DEDUPE_SHARDS && cap > START_SLOTS; i++)
+        resize(&dedupe->shards[i], cap); /* else it grows as it is filled */
+    for (uint64_t at = dedupe->head, run; at < dedupe->tail; at += run) {
+        run = dedupe->tail - at < LOAD_AHEAD ? dedupe->tail - at : LOAD_AHEAD;
+        for (uint64_t i = 0; i < run; i++) {
+            if (at + i < dedupe->head)
+                continue; /* went already, for want of memory */
+            hashes[i] = hash_id(dedupe, entry_at(dedupe, at + i)->id);
+            const struct eb_dedupe_shard *shard = shard_of(dedupe, hashes[i]);
+            __builtin_prefetch(&shard->slots[hashes[i] & (shard->cap - 1)], 1);
+        }
+        for (uint64_t i = 0; i < run; i++)
+            if (at + i >= dedupe->head)
+                index_entry(dedupe, at + i, hashes[i]);
+    }
+}
+
+/* ---- going ---- */
 
 void eb_dedupe_undo(struct eb_dedupe *dedupe, uint64_t mark)
 {
@@ -232,19 +334,37 @@ void eb_dedupe_undo(struct eb_dedupe *dedupe, uint64_t mark)
 
 void eb_dedupe_expire(struct eb_dedupe *dedupe, int64_t upto)
 {
-    while (dedupe->head < dedupe->tail && entry_at(dedupe, dedupe->head)->timestamp <= upto)
+    dedupe->expired_upto = upto;
+    for (unsigned i = 0; i < EXPIRE_STEP && dedupe->head < dedupe->tail &&
+                         entry_at(dedupe, dedupe->head)->timestamp <= upto;
+         i++)
         drop_head(dedupe);
 }
 
 void eb_dedupe_bound(struct eb_dedupe *dedupe, uint64_t max)
 {
-    while (eb_dedupe_count(dedupe) > max) {
+    for (unsigned i = 0; i < BOUND_STEP && eb_dedupe_count(dedupe) > max; i++) {
         drop_head(dedupe);
         dedupe->evicted++;
     }
 }
 
+/* ---- what there is ---- */
+
+const struct eb_dedupe_entry *eb_dedupe_run(const struct eb_dedupe *dedupe, uint64_t position,
+                                            size_t *ret_count)
+{
+    uint64_t run = CHUNK - (position & (CHUNK - 1)), left = dedupe->tail - position;
+    *ret_count = (size_t)(run < left ? run : left);
+    return entry_at(dedupe, position);
+}
+
 int64_t eb_dedupe_oldest(const struct eb_dedupe *dedupe)
 {
     return dedupe->head < dedupe->tail ? entry_at(dedupe, dedupe->head)->timestamp : INT64_MIN;
+}
+
+uint64_t eb_dedupe_oldest_seq(const struct eb_dedupe *dedupe)
+{
+    return dedupe->head < dedupe->tail ? entry_at(dedupe, dedupe->head)->seq : UINT64_MAX;
 }

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "broker/store/dedupe.h"
 #include "broker/store/store.h"
 
 struct eb_engine {
@@ -21,7 +22,10 @@ struct eb_engine_start {
     int64_t last_timestamp; /* of the log, for (S6) */
 };
 
-/* An id that is inside the dedupe window: of a retained event, or of one deleted meanwhile. */
+/*
+ * An id that is inside the dedupe window: of a retained event, or of one deleted meanwhile. @id NULL: what was
+ * told so far is void, all is told again.
+ */
 typedef void eb_engine_id_fn(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp);
 
 struct
@@ -38,6 +42,7 @@ struct eb_trim_request {
     uint64_t max_events;
     int64_t acked_ms;         /* -1 off; delete single events acknowledged for longer */
     int64_t dedupe_window_ms; /* ids of deleted events younger than this are kept in `gone` */
+    uint64_t dedupe_from_seq; /* ids of events below are known no more, so they need not be kept */
     unsigned max_rows;        /* bound of this turn */
 };
 struct eb_trim_result {
@@ -67,8 +72,15 @@ struct eb_engine_ops {
     int (*probe)(struct eb_engine *engine);
     /* [C] the writer's own view, uncommitted rows included; expired ones too. -ENOENT, -EBADMSG. */
     int (*lookup)(struct eb_engine *engine, uint64_t seq, struct eb_event **ret);
-    /* [C] before start: every id younger than @since_ms, in seq order. */
-    int (*load_ids)(struct eb_engine *engine, int64_t since_ms, eb_engine_id_fn *fn, void *ctx);
+    /* [C] before start: every id younger than @since_ms, in seq order; not more than the newest @max matter. */
+    int (*load_ids)(struct eb_engine *engine, int64_t since_ms, uint64_t max, eb_engine_id_fn *fn,
+                    void *ctx);
+    /*
+     * [C] before an orderly close: keep what load_ids will be asked for. @dedupe has the newest @max ids of those
+     * younger than @since_ms. May fail, may be NULL.
+     */
+    int (*save_ids)(struct eb_engine *engine, const struct eb_dedupe *dedupe, int64_t since_ms,
+                    uint64_t max);
 
     /* [R] */
     int (*reader_create)(struct eb_engine *engine, void **ret);

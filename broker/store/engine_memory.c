@@ -250,8 +250,8 @@ static int memory_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event
     return event ? 0 : -ENOENT;
 }
 
-static int memory_load_ids(struct eb_engine *engine, int64_t since_ms, eb_engine_id_fn *fn,
-                           void *ctx)
+static int memory_load_ids(struct eb_engine *engine, int64_t since_ms, uint64_t max,
+                           eb_engine_id_fn *fn, void *ctx)
 {
     return 0; /* it always starts empty */
 }

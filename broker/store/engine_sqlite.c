@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/store/row.h"
@@ -436,61 +437,67 @@ static int sqlite_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event
     return result;
 }
 
-/* One side of the merge below. */
-struct id_source {
-    sqlite3_stmt *stmt;
+/* The ids of the log's rows and those of deleted events, merged by seq. */
+static int ids_of_log(struct eb_sqlite *e, sqlite3_stmt *stmt, const struct eb_ids_list *gone,
+                      eb_engine_id_fn *fn, void *ctx)
+{
+    const struct eb_dedupe_entry *at = gone->entries, *end = at + gone->count;
     int rc;
-    uint64_t seq;
-};
 
-static void next_id(struct id_source *source)
-{
-    source->rc = sqlite3_step(source->stmt);
-    source->seq =
-        source->rc == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(source->stmt, 0) : UINT64_MAX;
+    while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+        uint64_t seq = (uint64_t)sqlite3_column_int64(stmt, 0);
+        const void *id = sqlite3_column_blob(stmt, 1);
+        for (; at < end && at->seq < seq; at++)
+            fn(ctx, at->id, at->seq, at->timestamp);
+        if (id && sqlite3_column_bytes(stmt, 1) == 16)
+            fn(ctx, id, seq, sqlite3_column_int64(stmt, 2));
+    }
+    for (; at < end; at++)
+        fn(ctx, at->id, at->seq, at->timestamp);
+    return rc == SQLITE_DONE ? 0 : eb_sqlite_failed(e, rc, "reading the ids of the dedupe window");
 }
 
-static int open_ids(struct eb_sqlite *e, const char *sql, int64_t since, struct id_source *ret)
+/* Without a snapshot. */
+static int load_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max, eb_engine_id_fn *fn,
+                         void *ctx)
 {
-    int rc = sqlite3_prepare_v2(e->db, sql, -1, &ret->stmt, NULL);
+    uint64_t from =
+        e->now.last_seq > max ? e->now.last_seq - max : 0; /* an id has a seq of its own */
+    struct eb_ids_list gone = {NULL};
+    sqlite3_stmt *stmt = NULL;
+    int result = eb_ids_gone(e->db, since_ms, &gone), rc;
 
+    if (result < 0) {
+        eb_sqlite_failed(e, sqlite3_errcode(e->db), "reading the ids of deleted events");
+        goto out;
+    }
+    /* Timestamps rise along the log: segments that end before the window hold nothing of it. */
+    rc = sqlite3_prepare_v2(
+        e->db,
+        "SELECT seq, id, ts FROM log WHERE ts >= ?1 AND seq > ?2 AND seq >= 65536 * ifnull("
+        "(SELECT max(segment) + 1 FROM segments WHERE last_ts < ?1), 0) ORDER BY seq",
+        -1, &stmt, NULL);
     if (rc == SQLITE_OK)
-        rc = sqlite3_bind_int64(ret->stmt, 1, since);
-    if (rc != SQLITE_OK)
-        return eb_sqlite_failed(e, rc, "reading the ids of the dedupe window");
-    next_id(ret);
-    return 0;
+        rc = sqlite3_bind_int64(stmt, 1, since_ms);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(stmt, 2, (sqlite3_int64)from);
+    result = rc == SQLITE_OK ? ids_of_log(e, stmt, &gone, fn, ctx)
+                             : eb_sqlite_failed(e, rc, "reading the ids of the dedupe window");
+out:
+    sqlite3_finalize(stmt);
+    free(gone.entries);
+    return result;
 }
 
-static int sqlite_load_ids(struct eb_engine *engine, int64_t since_ms, eb_engine_id_fn *fn,
-                           void *ctx)
+static int sqlite_load_ids(struct eb_engine *engine, int64_t since_ms, uint64_t max,
+                           eb_engine_id_fn *fn, void *ctx)
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
-    struct id_source log = {NULL}, gone = {NULL};
-    int result;
 
-    /* Timestamps rise along the log: segments that end before the window hold nothing of it. */
-    result = open_ids(e,
-                      "SELECT seq, id, ts FROM log WHERE ts >= ?1 AND seq >= 65536 * ifnull((SELECT"
-                      " max(segment) + 1 FROM segments WHERE last_ts < ?1), 0) ORDER BY seq",
-                      since_ms, &log);
-    if (result == 0)
-        result = open_ids(e, "SELECT seq, id, ts FROM gone WHERE ts >= ?1 ORDER BY seq", since_ms,
-                          &gone);
-    while (result == 0 && (log.rc == SQLITE_ROW || gone.rc == SQLITE_ROW)) {
-        struct id_source *source = log.seq < gone.seq ? &log : &gone;
-        const void *id = sqlite3_column_blob(source->stmt, 1);
-        if (id && sqlite3_column_bytes(source->stmt, 1) == 16)
-            fn(ctx, id, source->seq, sqlite3_column_int64(source->stmt, 2));
-        next_id(source);
-    }
-    if (result == 0 && log.rc != SQLITE_DONE)
-        result = eb_sqlite_failed(e, log.rc, "reading the ids of the dedupe window");
-    if (result == 0 && gone.rc != SQLITE_DONE)
-        result = eb_sqlite_failed(e, gone.rc, "reading the ids of the dedupe window");
-    sqlite3_finalize(log.stmt);
-    sqlite3_finalize(gone.stmt);
-    return result;
+    if (e->saved.there && max <= e->saved.max && since_ms >= e->saved.since_ms &&
+        eb_ids_load(e, since_ms, fn, ctx) == 0)
+        return 0;
+    return load_from_log(e, since_ms, max, fn, ctx);
 }
 
 /* ---- statements and operations ---- */
@@ -541,6 +548,7 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .probe = sqlite_probe,
     .lookup = sqlite_lookup,
     .load_ids = sqlite_load_ids,
+    .save_ids = eb_ids_save,
     .reader_create = eb_sqlite_reader_create,
     .reader_destroy = eb_sqlite_reader_destroy,
     .page = eb_sqlite_page,

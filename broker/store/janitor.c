@@ -75,6 +75,7 @@ static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
         .max_events = tune->retention_events,
         .acked_ms = tune->acked_retention_ms,
         .dedupe_window_ms = tune->dedupe_window_ms,
+        .dedupe_from_seq = eb_dedupe_oldest_seq(&store->dedupe),
         .max_rows = store->trim_rows,
     };
     int rc = ops->begin(store->engine);

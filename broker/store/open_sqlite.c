@@ -66,6 +66,8 @@ static int mark_start(struct eb_sqlite *e, bool new_epoch)
         result = eb_meta_new_epoch(e->db);
     if (result == 0)
         result = eb_meta_set_int(e->db, EB_META_CLEAN, 0);
+    if (result == 0) /* from here on it is not believed (ids_sqlite.c, I1) */
+        result = eb_sql_exec(e->db, "DELETE FROM meta WHERE key = '" EB_META_SAVED "'");
     if (result == 0)
         result = eb_meta_set_text(e->db, EB_META_BOOT_ID, boot);
     if (result == 0)
@@ -97,11 +99,11 @@ static int load_state(struct eb_sqlite *e)
 {
     struct eb_sqlite_state *now = &e->now;
     uint64_t top = 0, last = 0;
-    int64_t meta_last = 0, meta_ts = 0, ts = 0, deleted = 0;
+    int64_t meta_last = 0, meta_ts = 0, ts = 0, deleted = 0, ids = 0;
     int result = number(e->db, "SELECT max(id) FROM topics", &top);
 
     if (result == 0)
-        result = number(e->db, "SELECT count(*) FROM topics", &now->topics);
+        result = eb_sql_int(e->db, "SELECT max(part) FROM ids", 0, &ids);
     if (result == 0)
         result = number(e->db, "SELECT min(seq) FROM log", &now->first_seq);
     if (result == 0)
@@ -120,9 +122,17 @@ static int load_state(struct eb_sqlite *e)
     now->last_seq = (uint64_t)meta_last > last ? (uint64_t)meta_last : last; /* (E2) */
     now->last_ts = meta_ts > ts ? meta_ts : ts;
     now->deleted_upto = (uint64_t)deleted;
+    now->ids_top = ids > 0 ? ids : 0;
+    now->ids_saved = true; /* the same */
+    e->saved.there = e->saved.there && e->saved.last_seq == now->last_seq &&
+                     strcmp(e->saved.epoch, e->epoch) == 0;
+    if (e->saved.there)
+        now->topics = e->saved.topics;
+    else
+        result = number(e->db, "SELECT count(*) FROM topics", &now->topics);
     now->dead_segments = true; /* to be looked for once */
     now->acked_sweep = now->gone_sweep = (struct eb_sweep){.next = INT64_MIN};
-    return 0;
+    return result;
 }
 
 /* The index: closed segments that lack theirs, then the open one, then the sums. */
@@ -130,8 +140,10 @@ static int load_segments(struct eb_sqlite *e)
 {
     struct eb_sqlite_state *now = &e->now;
     uint64_t open = eb_segment_of(now->last_seq + 1);
-    int result = eb_segments_complete(e->db, open);
+    int result = 0;
 
+    if (!e->saved.there) /* else the run that left it has seen to that */
+        result = eb_segments_complete(e->db, open);
     if (result == 0)
         result = number(e->db, "SELECT sum(events) FROM segments", &now->events);
     if (result == 0)
@@ -143,7 +155,8 @@ static int load_segments(struct eb_sqlite *e)
     e->open = eb_segment_create(open);
     if (!e->open)
         return -ENOMEM;
-    result = eb_segment_load(e->open, e->db);
+    if (!e->saved.there || !eb_ids_load_segment(e, e->open))
+        result = eb_segment_load(e->open, e->db);
     if (result < 0)
         return result;
     now->open_events = e->open->events;
@@ -186,7 +199,11 @@ static int load(struct eb_sqlite *e, bool fresh, bool new_epoch, struct eb_engin
     if (result == 0)
         result = eb_sql_exec(e->db, "PRAGMA cache_size = -16384");
     if (result == 0)
+        result = eb_ids_saved(e->db, &e->saved);
+    if (result == 0)
         result = mark_start(e, new_epoch);
+    if (result == 0)
+        result = eb_meta_text(e->db, EB_META_EPOCH, e->epoch, sizeof(e->epoch));
     if (result == 0)
         result = load_state(e);
     if (result == 0)
@@ -195,10 +212,9 @@ static int load(struct eb_sqlite *e, bool fresh, bool new_epoch, struct eb_engin
         result = eb_sqlite_prepare(e);
     if (result == 0)
         result = eb_sql_int(e->db, "PRAGMA page_size", EB_PAGE_SIZE, &page_size);
-    if (result == 0)
-        result = eb_meta_text(e->db, EB_META_EPOCH, ret->epoch, sizeof(ret->epoch));
     if (result < 0)
         return result;
+    memcpy(ret->epoch, e->epoch, sizeof(ret->epoch));
     e->page_size = (int)page_size;
     ret->last_seq = e->now.last_seq;
     ret->last_timestamp = e->now.last_ts;
@@ -226,6 +242,14 @@ static void destroy(struct eb_sqlite *e)
     free(e);
 }
 
+/* The snapshot counts from now on. */
+static int set_saved(struct eb_sqlite *e)
+{
+    int result = eb_meta_set_text(e->db, EB_META_SAVED, e->saved_text);
+
+    return result < 0 ? eb_sqlite_failed(e, sqlite3_errcode(e->db), "naming the snapshot") : 0;
+}
+
 void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms)
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
@@ -237,6 +261,8 @@ void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms)
             result = eb_sqlite_set_meta(e, EB_META_LAST_TS, e->now.last_ts);
         if (result == 0)
             result = eb_sqlite_set_meta(e, EB_META_CLEAN, 1);
+        if (result == 0 && e->saved_text[0])
+            result = set_saved(e);
         if (result == 0)
             result = engine->ops->commit(engine);
         if (result < 0)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "broker/store/build.h"
+#include "broker/store/ids.h"
 #include "broker/store/salvage.h"
 #include "common/clock.h"
 #include "common/uuid.h"
@@ -186,6 +187,26 @@ static int look_at_index(struct repair *r, const struct eb_node *node)
     return eb_salvage_names(&r->salvage, node);
 }
 
+/* A list of ids of deleted events, if it is whole. */
+static int take_ids(struct repair *r, const struct eb_cell *cell)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+    struct eb_value v[4];
+    int64_t count = 0;
+    int rc = 0;
+    if (cell->rowid > 0 && !eb_cell_payload(&r->pages, cell, &buf, NULL, NULL) &&
+        eb_record_read((const uint8_t *)buf.data, cell->payload, v, 4) == 4 &&
+        v[3].type == EB_V_BLOB)
+        count = eb_ids_check(cell->rowid, v[3].data, v[3].len);
+    for (int64_t i = 0; i < count && !rc; i++) {
+        struct eb_dedupe_entry entry;
+        eb_ids_decode(v[3].data, (size_t)i, &entry);
+        rc = add_mark(&r->gone, entry.seq, entry.timestamp, entry.id);
+    }
+    eb_buf_finish(&buf);
+    return rc;
+}
+
 /* A leaf of a table: names, marks, or one of the log. */
 static int look_at_leaf(struct repair *r, const struct eb_node *node, uint32_t pgno, uint32_t frame,
                         bool loose)
@@ -208,6 +229,10 @@ static int look_at_leaf(struct repair *r, const struct eb_node *node, uint32_t p
                 break;
             before = cell.rowid;
             if (add_mark(&r->acked, (uint64_t)cell.rowid, v[1].i, NULL))
+                return -ENOMEM;
+            break;
+        case EB_SHAPE_IDS:
+            if (take_ids(r, &cell))
                 return -ENOMEM;
             break;
         default:

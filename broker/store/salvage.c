@@ -15,14 +15,14 @@
 #include "common/event.h"
 #include "common/topic.h"
 
-const char *const eb_tree_names[EB_TREE_COUNT] = {"meta", "topics",   "sqlite_autoindex_topics_1",
-                                                  "log",  "expiry",   "acked",
-                                                  "gone", "segments", "postings"};
+const char *const eb_tree_names[EB_TREE_COUNT] = {
+    "meta",     "topics", "sqlite_autoindex_topics_1", "log", "expiry", "acked", "gone", "segments",
+    "postings", "ids"};
 
 bool eb_tree_is_table(enum eb_tree tree)
 {
     return tree == EB_TREE_TOPICS || tree == EB_TREE_LOG || tree == EB_TREE_ACKED ||
-           tree == EB_TREE_SEGMENTS || tree == EB_TREE_POSTINGS;
+           tree == EB_TREE_SEGMENTS || tree == EB_TREE_POSTINGS || tree == EB_TREE_IDS;
 }
 
 static bool is_int(uint64_t type)
@@ -53,6 +53,8 @@ enum eb_shape eb_table_shape(const struct eb_cell *cell)
         return EB_SHAPE_LOG;
     if (n == 2)
         return is_text(t[1]) ? EB_SHAPE_TOPIC : is_int(t[1]) ? EB_SHAPE_ACKED : EB_SHAPE_NONE;
+    if (n == 4)
+        return is_int(t[1]) && is_int(t[2]) && is_blob(t[3]) ? EB_SHAPE_IDS : EB_SHAPE_NONE;
     return n == 5 && is_int(t[1]) && is_int(t[2]) && is_int(t[3]) && is_int(t[4]) ? EB_SHAPE_SEGMENT
                                                                                   : EB_SHAPE_NONE;
 }

@@ -12,7 +12,14 @@
 #include "broker/store/row.h"
 
 /** What a record's serial types say of the table it can only be from. */
-enum eb_shape { EB_SHAPE_NONE, EB_SHAPE_LOG, EB_SHAPE_TOPIC, EB_SHAPE_ACKED, EB_SHAPE_SEGMENT };
+enum eb_shape {
+    EB_SHAPE_NONE,
+    EB_SHAPE_LOG,
+    EB_SHAPE_TOPIC,
+    EB_SHAPE_ACKED,
+    EB_SHAPE_SEGMENT,
+    EB_SHAPE_IDS
+};
 enum eb_shape eb_table_shape(const struct eb_cell *cell);
 
 /* Names that topic ids have in the table or its index: several for one id, where one of them is damaged. */
@@ -73,10 +80,16 @@ enum eb_tree {
     EB_TREE_GONE,
     EB_TREE_SEGMENTS,
     EB_TREE_POSTINGS,
+    EB_TREE_IDS, /* from version 2 on */
     EB_TREE_COUNT
 };
 extern const char *const eb_tree_names[EB_TREE_COUNT];
 bool eb_tree_is_table(enum eb_tree tree);
+/** Must a log of this schema version have it? */
+static inline bool eb_tree_expected(enum eb_tree tree, uint32_t version)
+{
+    return tree != EB_TREE_IDS || version >= 2;
+}
 
 struct eb_roots {
     uint32_t root[EB_TREE_COUNT]; /* 0: not found */

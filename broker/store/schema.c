@@ -22,6 +22,10 @@
     "lower(substr(hex(" id "),1,8)||'-'||substr(hex(" id "),9,4)||'-'||substr(hex(" id             \
     "),13,4)||'-'||substr(hex(" id "),17,4)||'-'||substr(hex(" id "),21))"
 
+#define IDS_SQL                                                                                    \
+    "CREATE TABLE ids(part INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL,"                        \
+    "  last_ts INTEGER NOT NULL, entries BLOB NOT NULL);"
+
 static const char schema_sql[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;"
     "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
@@ -39,7 +43,7 @@ static const char schema_sql[] =
     " WITHOUT ROWID;"
     "CREATE TABLE acked(seq INTEGER PRIMARY KEY, at INTEGER NOT NULL);"
     "CREATE TABLE gone(id BLOB PRIMARY KEY, seq INTEGER NOT NULL, ts INTEGER NOT NULL)"
-    " WITHOUT ROWID;"
+    " WITHOUT ROWID;" IDS_SQL
     "CREATE TABLE segments(segment INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
     "  bytes INTEGER NOT NULL, acked INTEGER NOT NULL, last_ts INTEGER NOT NULL);"
     /* Not by (segment, topic) without rowid: a list would lie in the inner pages, and each comparison on
@@ -69,12 +73,12 @@ static const char schema_sql[] =
                                 "l.id") " AS message_id"
                                         "  FROM acked a JOIN log l ON l.seq = a.seq;"
                                         "PRAGMA application_id = 1165378163;"
-                                        "PRAGMA user_version = 1;";
+                                        "PRAGMA user_version = 2;";
 
 _Static_assert(EB_APPLICATION_ID == 1165378163, "the number in schema_sql");
-_Static_assert(EB_SCHEMA_VERSION == 1, "the number in schema_sql, and a migration to it");
+_Static_assert(EB_SCHEMA_VERSION == 2, "the number in schema_sql, and a migration to it");
 
-const struct eb_migration eb_schema_migrations[] = {{0, NULL}};
+const struct eb_migration eb_schema_migrations[] = {{1, IDS_SQL}, {0, NULL}};
 
 /* ---- errors and statements ---- */
 

@@ -14,7 +14,7 @@
 #include "common/error.h"
 
 #define EB_APPLICATION_ID 0x45764273 /* "EvBs" */
-#define EB_SCHEMA_VERSION 1
+#define EB_SCHEMA_VERSION 2
 #define EB_PAGE_SIZE      4096
 
 /* ---- errors and statements ---- */
@@ -83,6 +83,7 @@ int eb_sync_folder(const char *path);
 #define EB_META_CLEAN        "clean"
 #define EB_META_BOOT_ID      "boot_id"
 #define EB_META_DURABILITY   "durability"
+#define EB_META_SAVED        "saved"
 
 int eb_meta_int(sqlite3 *db, const char *key, int64_t otherwise, int64_t *ret);
 int eb_meta_set_int(sqlite3 *db, const char *key, int64_t value);

@@ -1,6 +1,6 @@
 /*
  * sqlite_internal.h - the SQLite engine from inside: what engine_sqlite.c, open_sqlite.c, trim_sqlite.c,
- * wal_sqlite.c and read_sqlite.c share.
+ * ids_sqlite.c, wal_sqlite.c and read_sqlite.c share.
  *
  * Keys of shared fields: [I] immutable once open   [a] atomic   [C] commit lock   [S] state_lock   [G] gate.lock
  */
@@ -10,7 +10,9 @@
 #include <sqlite3.h>
 #include <stdatomic.h>
 
+#include "broker/store/dedupe.h"
 #include "broker/store/engine.h"
+#include "broker/store/ids.h"
 #include "broker/store/segments.h"
 #include "common/lock.h"
 
@@ -64,6 +66,18 @@ struct eb_sqlite_state {
     int64_t open_last_ts;
     bool dead_segments; /* there may be segments without events, whose rows can go */
     struct eb_sweep acked_sweep, gone_sweep;
+    int64_t ids_top; /* highest part in `ids` */
+    bool ids_saved;  /* there may be pieces of an old snapshot in `ids` */
+};
+
+/* What meta.saved says of the snapshot (ids_sqlite.c). */
+struct eb_saved {
+    bool there;
+    char epoch[37];
+    uint64_t last_seq, ids, max, topics;
+    int64_t since_ms;              /* all ids younger than this are in it */
+    uint64_t events, bytes, acked; /* of the open segment */
+    int64_t last_ts;               /* the same */
 };
 
 /* Lets readers in, or holds them back for the moment that a checkpoint needs (wal_sqlite.c). */
@@ -86,9 +100,9 @@ struct eb_sqlite {
     sqlite3 *db; /* [C] and all statements of it */
     sqlite3_stmt *begin, *commit, *rollback, *append, *add_expiry, *add_topic, *find_topic,
         *topic_name, *get, *ack, *set_meta, *add_delta;
-    sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *add_gone,
-        *first, *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
-        *any_postings;
+    sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *first,
+        *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
+        *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece;
     struct eb_row_source source;               /* [C] what `append` inserts */
     struct eb_topic_ids *topics;               /* [C] */
     struct eb_segment *open;                   /* [C] being filled */
@@ -97,6 +111,9 @@ struct eb_sqlite {
     struct eb_segment_delta deltas[EB_DELTAS]; /* [C] */
     unsigned delta_count;                      /* [C] */
     int page_size;                             /* [I] */
+    char epoch[37];                            /* [I] */
+    struct eb_saved saved;                     /* [I] the snapshot this start may use */
+    char saved_text[256];                      /* [C] of the one this end has written */
     unsigned wal_frames;                       /* [C] in the WAL after the last commit */
     uint64_t wal_bytes;                        /* [C] length of its file (wal_sqlite.c, K4) */
     unsigned wal_try;  /* [C] frames at which the next checkpoint is tried */
@@ -143,6 +160,20 @@ void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms);
 int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *request,
                    struct eb_trim_result *ret);
 int eb_sqlite_trim_prepare(struct eb_sqlite *e);
+
+/* ids_sqlite.c */
+/** Keep the ids of deleted events, in the open transaction. [C] */
+int eb_ids_add_run(struct eb_sqlite *e, const struct eb_dedupe_entry *list, size_t count);
+/** A bounded part of what is out of the window (accepted until @due_ms, or below @from_seq) and of old snapshots. */
+int eb_ids_trim(struct eb_sqlite *e, int64_t due_ms, uint64_t from_seq, bool *ret_more);
+/** Write the snapshot; the end's last transaction makes it count. [C] */
+int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe, int64_t since_ms,
+                uint64_t max);
+int eb_ids_saved(sqlite3 *db, struct eb_saved *ret);
+/** Fill the open segment from the snapshot. False: it is not whole, nothing was filled. */
+bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment);
+/** Tell the snapshot's ids. -EBADMSG: it is not whole, and what was told is void (fn was told so). */
+int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, eb_engine_id_fn *fn, void *ctx);
 
 /* wal_sqlite.c */
 void eb_gate_init(struct eb_gate *gate);

@@ -63,6 +63,11 @@ struct load {
 static void load_id(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp)
 {
     struct load *load = ctx;
+    if (!id) {
+        eb_dedupe_undo(load->dedupe, 0);
+        load->dedupe->evicted = 0;
+        return;
+    }
     eb_dedupe_load(load->dedupe, id, seq, timestamp);
     eb_dedupe_bound(load->dedupe, load->max); /* in seq order: what goes is the oldest */
 }
@@ -71,10 +76,24 @@ static int load_ids(struct eb_store *store)
 {
     struct load load = {&store->dedupe, store->tune.dedupe_max};
     int64_t since = eb_store_now_locked(store) - store->tune.dedupe_window_ms;
-    int rc = store->engine->ops->load_ids(store->engine, since + 1, load_id, &load);
+    int rc = store->engine->ops->load_ids(store->engine, since + 1, load.max, load_id, &load);
+    eb_dedupe_loaded(&store->dedupe);
     atomic_store(&store->stats.ids_evicted, store->dedupe.evicted);
     eb_store_show_dedupe_locked(store);
     return rc;
+}
+
+/* Only saves the next start its work: what fails is not said. */
+static void save_ids(struct eb_store *store)
+{
+    const struct eb_store_tune *tune = &store->tune;
+    uint64_t has;
+    if (!store->engine->ops->save_ids || atomic_load(&store->read_only) ||
+        atomic_load(&store->disk_full) || eb_space_low(store, tune->min_free, &has))
+        return;
+    store->engine->ops->save_ids(store->engine, &store->dedupe,
+                                 eb_store_now_locked(store) - tune->dedupe_window_ms + 1,
+                                 tune->dedupe_max);
 }
 
 static void destroy(struct eb_store *store)
@@ -241,6 +260,7 @@ void eb_store_close(struct eb_store *store)
     if (store->started)
         stop_threads(store);
     eb_writer_drain(store);
+    save_ids(store);
     store->engine->ops->close(store->engine, !atomic_load(&store->read_only),
                               eb_store_now_locked(store));
     destroy(store);

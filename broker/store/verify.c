@@ -323,6 +323,13 @@ static bool is_ours(struct eb_pages *p)
     return !eb_pages_read(p, 1, page) && eb_be32(page + 68) == EB_APPLICATION_ID;
 }
 
+/* 0: it cannot be read. */
+static uint32_t schema_version(struct eb_pages *p)
+{
+    uint8_t page[EB_PAGE_MAX];
+    return p->header_whole && !eb_pages_read(p, 1, page) ? eb_be32(page + 60) : 0;
+}
+
 static void check_head(struct verify *v)
 {
     struct eb_pages *p = &v->pages;
@@ -347,7 +354,7 @@ static void check_head(struct verify *v)
     if (rc)
         PROBLEM(v, "the schema on page 1 is damaged: %s", why ? why : "it cannot be read");
     for (int i = 0; i < EB_TREE_COUNT; i++) {
-        if (v->roots.root[i] || (!rc && p->count == 0))
+        if (v->roots.root[i] || (!rc && p->count == 0) || !eb_tree_expected(i, schema_version(p)))
             continue;
         v->broken = true;
         if (!rc)
@@ -365,7 +372,7 @@ static int check_small_trees(struct verify *v)
 {
     static const enum eb_tree order[] = {EB_TREE_META,     EB_TREE_TOPICS, EB_TREE_TOPICS_INDEX,
                                          EB_TREE_SEGMENTS, EB_TREE_EXPIRY, EB_TREE_ACKED,
-                                         EB_TREE_GONE};
+                                         EB_TREE_GONE,     EB_TREE_IDS};
     int rc = 0;
     for (size_t i = 0; i < sizeof(order) / sizeof(*order) && !rc; i++)
         rc = eb_verify_tree(v, order[i], v->roots.root[order[i]], eb_tree_names[order[i]],

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/store/ids.h"
 #include "broker/store/verify_internal.h"
 #include "common/uuid.h"
 
@@ -62,6 +63,9 @@ static bool check_entry(struct verify *v, enum eb_tree tree, const struct eb_cel
     case EB_TREE_SEGMENTS:
         v->oom = eb_seq_list_add(&v->closed, (uint64_t)cell->rowid);
         return n == 5 && cell->rowid >= 0;
+    case EB_TREE_IDS:
+        return n == 4 && c[1].type == EB_V_INT && c[2].type == EB_V_INT && c[3].type == EB_V_BLOB &&
+               eb_ids_check(cell->rowid, c[3].data, c[3].len) >= 0;
     default:
         return true;
     }

@@ -52,7 +52,7 @@ def test_a_log_of_version_1_is_found_as_it_was_left(start_broker, v1):
     assert broker.stop() == 0
     with sqlite3.connect(v1) as db:
         assert [row[0] for row in db.execute("SELECT seq FROM messages WHERE status = 'processed' ORDER BY seq")] == V1["acked"]
-        assert db.execute("PRAGMA user_version").fetchone()[0] >= 1
+        assert db.execute("PRAGMA user_version").fetchone()[0] >= 2
     db.close()
     assert operate("--verify", "--db", v1).returncode == 0
 
@@ -102,10 +102,10 @@ def test_a_damaged_log_is_refused_and_repaired(start_broker, v1, tmp_path, damag
 
 def test_a_newer_schema_is_refused_by_name(start_broker, v1):
     with sqlite3.connect(v1) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
     said = refusal(start_broker, v1)
-    assert "schema version 2" in said and "newer eventbus" in said and "versions up to 1" in said
+    assert "schema version 3" in said and "newer eventbus" in said and "versions up to 2" in said
 
 
 def test_a_file_of_the_older_bus_is_refused_and_taken_over(start_broker, tmp_path):

@@ -260,7 +260,7 @@ static unsigned ids_since(struct log_fixture *fx, int64_t since)
 {
     uint64_t ids[2] = {0, 0};
 
-    assert_int_equal(fx->engine->ops->load_ids(fx->engine, since, count_id, ids), 0);
+    assert_int_equal(fx->engine->ops->load_ids(fx->engine, since, 1000000, count_id, ids), 0);
     return (unsigned)ids[0];
 }
 

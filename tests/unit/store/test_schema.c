@@ -55,7 +55,7 @@ static int64_t pragma(struct log_fixture *fx, const char *sql)
 }
 
 /* A fresh log has its ids, its page size and its tables, and opens again. */
-static void create_makes_version_1(void **state)
+static void create_makes_this_version(void **state)
 {
     struct log_fixture *fx = *state;
 
@@ -63,12 +63,12 @@ static void create_makes_version_1(void **state)
     assert_int_equal(fx->start.last_seq, 0);
     fx_close(fx);
     assert_int_equal(pragma(fx, "PRAGMA application_id"), EB_APPLICATION_ID);
-    assert_int_equal(pragma(fx, "PRAGMA user_version"), 1);
+    assert_int_equal(pragma(fx, "PRAGMA user_version"), EB_SCHEMA_VERSION);
     assert_int_equal(pragma(fx, "PRAGMA page_size"), 4096);
     assert_int_equal(pragma(fx, "PRAGMA auto_vacuum"), 2);
     assert_int_equal(pragma(fx, "SELECT count(*) FROM sqlite_schema WHERE type IN ('table','view')"
                                 " AND name NOT LIKE 'sqlite_%'"),
-                     10);
+                     11);
     assert_int_equal(pragma(fx, "SELECT value FROM meta WHERE key = 'clean'"), 1);
     fx_open(fx);
 }
@@ -244,21 +244,21 @@ static void migrations_run_in_order(void **state)
 {
     struct log_fixture *fx = *state;
     static const struct eb_migration good[] = {
-        {1, "CREATE TABLE two(a)"}, {2, "ALTER TABLE two ADD COLUMN b"}, {0, NULL}};
-    static const struct eb_migration bad[] = {{3, "CREATE TABLE four(a); NONSENSE"}, {0, NULL}};
+        {2, "CREATE TABLE two(a)"}, {3, "ALTER TABLE two ADD COLUMN b"}, {0, NULL}};
+    static const struct eb_migration bad[] = {{4, "CREATE TABLE four(a); NONSENSE"}, {0, NULL}};
     sqlite3 *db;
     int version = 0;
 
     fx_open(fx);
     fx_close(fx);
     assert_int_equal(eb_db_open(fx->path, NULL, EB_DB_WRITE, &db, &fx->err), 0);
-    assert_int_equal(eb_schema_migrate(db, good, 3), 0);
+    assert_int_equal(eb_schema_migrate(db, good, 4), 0);
     assert_int_equal(eb_schema_version(db, &version), 0);
-    assert_int_equal(version, 3);
+    assert_int_equal(version, 4);
     assert_int_equal(eb_sql_exec(db, "SELECT a, b FROM two"), 0);
-    assert_true(eb_schema_migrate(db, bad, 4) < 0);
+    assert_true(eb_schema_migrate(db, bad, 5) < 0);
     assert_int_equal(eb_schema_version(db, &version), 0);
-    assert_int_equal(version, 3);
+    assert_int_equal(version, 4);
     assert_true(eb_sql_exec(db, "SELECT a FROM four") < 0);
     assert_int_equal(eb_schema_migrate(db, good, 9), -EINVAL);
     sqlite3_close(db);
@@ -306,7 +306,7 @@ static void crc_is_as_documented(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(create_makes_version_1),
+        T(create_makes_this_version),
         T(empty_becomes_a_log),
         T(old_file_is_refused_with_the_command),
         T(old_file_in_its_wal_is_recognised),

@@ -1,0 +1,291 @@
+/*
+ * test_ids.c - the ids of the dedupe window from one run to the next: a snapshot saves the start its work, and is
+ * believed only where the log itself would say the same.
+ */
+#include <sqlite3.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fixture.h"
+
+#define EVENTS 9000u /* three pieces of a snapshot */
+
+struct ids_fixture {
+    char folder[64], path[96];
+    struct eb_store_config config;
+    struct eb_store *store;
+};
+
+static void open_log(struct ids_fixture *fx)
+{
+    struct eb_error err;
+    fx->config.path = fx->path;
+    if (eb_store_open(&fx->config, &fx->store, &err) < 0)
+        fail_msg("%s", err.message);
+}
+
+static void close_log(struct ids_fixture *fx)
+{
+    eb_store_close(fx->store);
+    fx->store = NULL;
+}
+
+static void nothing(struct eb_op *op)
+{
+}
+
+/* The seq that answers a publish of id @n; @ret_duplicate: it was there. */
+static uint64_t publish_id(struct ids_fixture *fx, unsigned n, bool *ret_duplicate)
+{
+    char topic[16];
+    struct eb_draft draft = {.topic = topic, .payload = "x", .payload_len = 1, .has_id = true};
+    struct eb_op_result result = {0};
+    draft.topic_len = (size_t)snprintf(topic, sizeof topic, "t%u", n % 7);
+    id_from(draft.id, n);
+    struct eb_event *event = eb_event_create(&draft);
+    struct eb_op op = {
+        .kind = EB_OP_PUBLISH, .count = 1, .events = &event, .results = &result, .done = nothing};
+    eb_store_submit(fx->store, &op, &op);
+    eb_writer_drain(fx->store);
+    assert_int_equal(op.err.code, EB_OK);
+    eb_event_unref(event);
+    *ret_duplicate = result.duplicate;
+    return result.seq;
+}
+
+static void publish_new(struct ids_fixture *fx, unsigned from, unsigned upto)
+{
+    bool duplicate;
+    for (unsigned n = from; n <= upto; n++) {
+        assert_int_equal(publish_id(fx, n, &duplicate), n);
+        assert_false(duplicate);
+    }
+}
+
+/* Id n has seq n, for all of them: the first, the last, and every 97th. */
+static void all_are_known(struct ids_fixture *fx, unsigned from, unsigned upto)
+{
+    bool duplicate;
+    for (unsigned n = from; n <= upto; n = n < upto && n + 97 > upto ? upto : n + 97) {
+        assert_int_equal(publish_id(fx, n, &duplicate), n);
+        assert_true(duplicate);
+    }
+}
+
+static int64_t ask(struct ids_fixture *fx, const char *sql)
+{
+    sqlite3 *db;
+    sqlite3_stmt *stmt;
+    int64_t value = -1;
+    assert_int_equal(sqlite3_open(fx->path, &db), SQLITE_OK);
+    if (sqlite3_prepare_v2(db, sql, -1, &stmt, NULL) != SQLITE_OK)
+        fail_msg("%s: %s", sql, sqlite3_errmsg(db));
+    if (sqlite3_step(stmt) == SQLITE_ROW)
+        value = sqlite3_column_int64(stmt, 0);
+    sqlite3_finalize(stmt);
+    sqlite3_close(db);
+    return value;
+}
+
+static bool has_snapshot(struct ids_fixture *fx)
+{
+    return ask(fx, "SELECT count(*) FROM meta WHERE key = 'saved'") == 1;
+}
+
+static void janitor(struct ids_fixture *fx)
+{
+    for (bool more = true; more;) {
+        eb_lock_take(&fx->store->commit_lock);
+        eb_janitor_step_locked(fx->store, &more);
+        eb_lock_drop(&fx->store->commit_lock);
+    }
+}
+
+static int setup(void **state)
+{
+    struct ids_fixture *fx = calloc(1, sizeof *fx);
+    snprintf(fx->folder, sizeof fx->folder, "/dev/shm/eb-ids-XXXXXX");
+    assert_non_null(mkdtemp(fx->folder));
+    snprintf(fx->path, sizeof fx->path, "%s/log.db", fx->folder);
+    fx->config = (struct eb_store_config){.durability = EB_DURABILITY_OS,
+                                          .dedupe_window_ms = 600000,
+                                          .dedupe_max = 1000000,
+                                          .acked_retention_ms = -1};
+    *state = fx;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct ids_fixture *fx = *state;
+    char command[96];
+    eb_store_close(fx->store);
+    snprintf(command, sizeof command, "rm -rf %s", fx->folder);
+    assert_int_equal(system(command), 0);
+    free(fx);
+    return 0;
+}
+
+/* After an orderly end every id and every figure is what it was, and the snapshot no longer counts. */
+static void clean_stop_keeps_all(void **state)
+{
+    struct ids_fixture *fx = *state;
+    struct eb_store_info before, after;
+    open_log(fx);
+    publish_new(fx, 1, EVENTS);
+    eb_store_info(fx->store, &before);
+    close_log(fx);
+    assert_true(has_snapshot(fx));
+    /* The log itself is not asked: an id that only the snapshot has is known. */
+    ask(fx, "DELETE FROM log WHERE seq = 4000");
+    open_log(fx);
+    assert_false(has_snapshot(fx));
+    eb_store_info(fx->store, &after);
+    assert_int_equal(after.dedupe_ids, EVENTS);
+    assert_int_equal(after.events, before.events);
+    assert_int_equal(after.bytes, before.bytes);
+    assert_int_equal(after.topics, before.topics);
+    all_are_known(fx, 1, EVENTS);
+    all_are_known(fx, 4000, 4000);
+    janitor(fx); /* its pieces go */
+    assert_int_equal(ask(fx, "SELECT count(*) FROM ids"), 0);
+    all_are_known(fx, 1, EVENTS);
+}
+
+/* Killed right after a start with a snapshot, and after publishes of that run: nothing of it is forgotten. */
+static void killed_after_the_start(void **state)
+{
+    struct ids_fixture *fx = *state;
+    int status;
+    open_log(fx);
+    publish_new(fx, 1, EVENTS);
+    close_log(fx);
+    for (unsigned more = 0; more <= 10; more += 10) {
+        pid_t child = fork();
+        if (child == 0) {
+            open_log(fx);
+            if (more)
+                publish_new(fx, EVENTS + 1, EVENTS + more);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+        assert_false(has_snapshot(fx));
+        open_log(fx);
+        all_are_known(fx, 1, EVENTS + more);
+        close_log(fx);
+        assert_true(has_snapshot(fx));
+    }
+}
+
+/* A snapshot that is damaged, of another epoch, or of a log that went on: the log is read instead. */
+static void not_believed(void **state)
+{
+    struct ids_fixture *fx = *state;
+    const char *const harm[] = {
+        "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -3",
+        "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -1",
+        "DELETE FROM ids WHERE part = -4",
+        "UPDATE ids SET entries = substr(entries, 33) WHERE part = -4",
+        "UPDATE meta SET value = '0190aaaa-bbbb-4ccc-8ddd-eeeeffff0001' WHERE key = 'epoch'",
+        "UPDATE meta SET value = replace(value, ' 9000 ', ' 8999 ') WHERE key = 'saved'",
+        "UPDATE meta SET value = 'nonsense' WHERE key = 'saved'",
+    };
+    open_log(fx);
+    publish_new(fx, 1, EVENTS);
+    for (size_t i = 0; i < sizeof harm / sizeof *harm; i++) {
+        struct eb_store_info info;
+        close_log(fx);
+        assert_true(has_snapshot(fx));
+        ask(fx, harm[i]);
+        open_log(fx);
+        eb_store_info(fx->store, &info);
+        assert_int_equal(info.dedupe_ids, EVENTS);
+        assert_int_equal(info.events, EVENTS);
+        all_are_known(fx, 1, EVENTS);
+    }
+}
+
+/* Settings that ask for more than the snapshot has are answered from the log; for less, from the snapshot. */
+static void settings_change(void **state)
+{
+    struct ids_fixture *fx = *state;
+    struct eb_store_info info;
+    bool duplicate;
+    fx->config.dedupe_max = 100;
+    open_log(fx);
+    publish_new(fx, 1, 1000);
+    close_log(fx);
+    fx->config.dedupe_max = 500;
+    open_log(fx);
+    all_are_known(fx, 501, 1000);
+    eb_store_info(fx->store, &info);
+    assert_int_equal(info.dedupe_ids, 500);
+    close_log(fx);
+    fx->config.dedupe_max = 50;
+    open_log(fx);
+    all_are_known(fx, 951, 1000);
+    assert_int_equal(publish_id(fx, 949, &duplicate), 1001);
+    assert_false(duplicate);
+    close_log(fx);
+    fx->config.dedupe_max = 1000;
+    fx->config.dedupe_window_ms = 3600000;
+    open_log(fx);
+    all_are_known(fx, 500, 900);
+}
+
+/* What retention deletes inside the window is known after an orderly end and after a kill. */
+static void deleted_ids_are_known(void **state)
+{
+    struct ids_fixture *fx = *state;
+    int status;
+    fx->config.retention_events = 100;
+    open_log(fx);
+    publish_new(fx, 1, EVENTS);
+    janitor(fx);
+    close_log(fx);
+    assert_int_equal(ask(fx, "SELECT count(*) FROM log"), 100);
+    pid_t child = fork();
+    if (child == 0) {
+        open_log(fx);
+        all_are_known(fx, 1, EVENTS);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    open_log(fx);
+    all_are_known(fx, 1, EVENTS);
+}
+
+/* An id that the bound has pushed out is not kept in the file either, and lists whose time is over go. */
+static void lists_are_bounded(void **state)
+{
+    struct ids_fixture *fx = *state;
+    fx->config.retention_events = 100;
+    fx->config.dedupe_max = 1000;
+    open_log(fx);
+    for (unsigned n = 1; n < 5000; n += 500) {
+        publish_new(fx, n, n + 499);
+        janitor(fx);
+    }
+    assert_true(ask(fx, "SELECT sum(length(entries)) / 32 FROM ids") <= 1500);
+    fx->config.dedupe_window_ms = 0;
+    eb_store_reconfigure(fx->store, &fx->config);
+    usleep(2000);
+    janitor(fx);
+    assert_int_equal(ask(fx, "SELECT count(*) FROM ids"), 0);
+}
+
+#define T(name)                                                                                    \
+    {                                                                                              \
+        "ids/" #name, name, setup, teardown, NULL                                                  \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(clean_stop_keeps_all), T(killed_after_the_start), T(not_believed),
+        T(settings_change),      T(deleted_ids_are_known),  T(lists_are_bounded),
+    };
+    return cmocka_run_group_tests_name("ids", tests, NULL, NULL);
+}
