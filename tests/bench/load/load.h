@@ -48,6 +48,7 @@ struct options {
     unsigned window; /* events unanswered (publish) or not yet with every subscriber (fanout) */
     unsigned refill; /* so much of the window must be free before more is sent */
     unsigned batch;  /* events a request */
+    unsigned frame;  /* requests a WebSocket frame, where the protocol lets many stand in one */
     unsigned topics;
     size_t payload;
     char *payload_text; /* of that many bytes, with room for the stamp marked at its start */
@@ -125,12 +126,16 @@ struct wire {
     unsigned topics_max; /* topics one subscriber can ask for, 0: any */
     /* Make what all connections share. Before any thread starts. */
     void (*prepare)(void);
+    /* What publishes for this one's subscribers, if it only subscribes. */
+    const struct wire *feeder;
     /* The connection stands: write what comes first. It is ready when conn_ready() was called. */
     void (*open)(struct conn *c);
     /* Ask a ready ROLE_REPLAY connection's broker for all that is stored. NULL: it stores nothing. */
     void (*replay)(struct conn *c);
     /* Append one request with that many events. */
     void (*publish)(struct conn *c, unsigned events);
+    /* Nothing more is published for now: finish what was begun. May be NULL. */
+    void (*published)(struct conn *c);
     /* Read what came; how many bytes of it are done with (the rest is given again, with more). */
     size_t (*parse)(struct conn *c, uint8_t *data, size_t len);
     /* The sink's side: what it says first (or NULL), and its answers to what came. */
@@ -224,9 +229,10 @@ void publisher_init(struct conn *c, uint64_t quota);
 void publisher_fill(struct conn *c, uint64_t allowance);
 /* When the next event is due, 0 when that is not what it waits for. */
 uint64_t publisher_due(const struct conn *c);
-/* A request was answered: that of the id, or the oldest. */
+/* A request was answered: that of the id, the oldest, or so many from the one of that number (from 0) on. */
 void conn_ack(struct conn *c, const uint8_t *id);
 void conn_ack_next(struct conn *c);
+void conn_ack_numbers(struct conn *c, uint64_t first, uint64_t count);
 
 /* ---- subscriber.c ---- */
 

@@ -269,7 +269,7 @@ struct conn *loop_add(enum role role, unsigned number)
     if (!c ||
         !(loop->conns = reallocarray(loop->conns, loop->conns_len + 1, sizeof(struct conn *))))
         die("no memory");
-    c->wire = opt.wire;
+    c->wire = role == ROLE_FEEDER && opt.wire->feeder ? opt.wire->feeder : opt.wire;
     c->role = role;
     c->number = number;
     memset(c->stamp, '0', STAMP);
@@ -321,7 +321,7 @@ static void wait_round(struct loop *loop, uint64_t timeout)
 
 static bool stuck(struct loop *loop, const char *what)
 {
-    if (loop->mode->waits || now_ns() - loop->progress < PATIENCE)
+    if (loop->mode->waits || opt.publishers == 0 || now_ns() - loop->progress < PATIENCE)
         return false;
     atomic_store(&run.failed, true);
     if (atomic_fetch_add(&run.errors, 1) == 0)

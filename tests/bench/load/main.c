@@ -15,6 +15,7 @@ struct options opt = {.host = "127.0.0.1",
                       .connections = 1,
                       .threads = 1,
                       .batch = 1,
+                      .frame = 256,
                       .topics = 1,
                       .payload = 128,
                       .seconds = 3,
@@ -46,16 +47,14 @@ static const struct wire *find_wire(const char *name)
     die("--target: there is no \"%s\"", name);
 }
 
-static const struct option longs[] = {{"target", 1, NULL, 't'},      {"host", 1, NULL, 'h'},
-                                      {"port", 1, NULL, 'p'},        {"threads", 1, NULL, 'T'},
-                                      {"connections", 1, NULL, 'c'}, {"window", 1, NULL, 'w'},
-                                      {"refill", 1, NULL, 'r'},      {"batch", 1, NULL, 'b'},
-                                      {"topics", 1, NULL, 'n'},      {"payload", 1, NULL, 's'},
-                                      {"events", 1, NULL, 'e'},      {"seconds", 1, NULL, 'S'},
-                                      {"warmup", 1, NULL, 'u'},      {"paced", 1, NULL, 'R'},
-                                      {"rate", 1, NULL, 'R'},        {"mask", 1, NULL, 'm'},
-                                      {"subscribers", 1, NULL, 'x'}, {"publishers", 1, NULL, 'y'},
-                                      {"stalled", 1, NULL, 'z'},     {NULL, 0, NULL, 0}};
+static const struct option longs[] = {
+    {"target", 1, NULL, 't'},     {"host", 1, NULL, 'h'},        {"port", 1, NULL, 'p'},
+    {"threads", 1, NULL, 'T'},    {"connections", 1, NULL, 'c'}, {"window", 1, NULL, 'w'},
+    {"refill", 1, NULL, 'r'},     {"batch", 1, NULL, 'b'},       {"frame", 1, NULL, 'f'},
+    {"topics", 1, NULL, 'n'},     {"payload", 1, NULL, 's'},     {"events", 1, NULL, 'e'},
+    {"seconds", 1, NULL, 'S'},    {"warmup", 1, NULL, 'u'},      {"paced", 1, NULL, 'R'},
+    {"rate", 1, NULL, 'R'},       {"mask", 1, NULL, 'm'},        {"subscribers", 1, NULL, 'x'},
+    {"publishers", 1, NULL, 'y'}, {"stalled", 1, NULL, 'z'},     {NULL, 0, NULL, 0}};
 
 static void set(int option, const char *name)
 {
@@ -83,6 +82,9 @@ static void set(int option, const char *name)
         break;
     case 'b':
         opt.batch = (unsigned)number(name, optarg, 1, 10000);
+        break;
+    case 'f':
+        opt.frame = (unsigned)number(name, optarg, 1, 100000);
         break;
     case 'n':
         opt.topics = (unsigned)number(name, optarg, 1, 1e6);
@@ -149,7 +151,7 @@ static void complete(void)
     struct rlimit files;
 
     if (!opt.window)
-        opt.window = 1024;
+        opt.window = opt.payload > 512 ? (unsigned)(524288 / opt.payload) + 1 : 1024;
     if (!opt.refill)
         opt.refill = opt.window / 4 > 0 ? opt.window / 4 : 1;
     if (opt.refill > opt.window)

@@ -104,6 +104,8 @@ void publisher_fill(struct conn *c, uint64_t allowance)
         publish_one(c, events, at);
         allowance -= events;
     }
+    if (c->wire->published)
+        c->wire->published(c);
     conn_flush(c);
 }
 
@@ -153,4 +155,10 @@ void conn_ack(struct conn *c, const uint8_t *id)
 void conn_ack_next(struct conn *c)
 {
     answer(c, c->oldest);
+}
+
+void conn_ack_numbers(struct conn *c, uint64_t first, uint64_t count)
+{
+    for (uint64_t i = 0; i < count && !atomic_load_explicit(&run.failed, memory_order_relaxed); i++)
+        answer(c, first + i);
 }

@@ -210,7 +210,7 @@ static size_t serve(struct conn *c, uint8_t *data, size_t len)
     uint8_t key[4];
 
     if (c->step == 0) {
-        used = ws_accept(c, data, len);
+        used = ws_accept(c, data, len, NULL);
         c->step = used > 0;
     }
     while (c->step && (took = ws_serve(data + used, len - used, true, &frame, key)) > 0) {

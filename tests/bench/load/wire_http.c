@@ -1,7 +1,7 @@
 /*
  * wire_http.c - publishing by POST on keep-alive connections: eventbus-http, and nchan with subscribers over WebSocket.
  *
- * nchan is to be configured with a publisher at /pub?id=CHANNEL and a subscriber at /sub?id=CHANNEL.
+ * nchan is to be configured with a publisher at /pub/CHANNEL and a subscriber at /sub/CHANNEL.
  */
 #include <stdlib.h>
 #include <strings.h>
@@ -34,13 +34,13 @@ static void prepare_eventbus(void)
 
 static void prepare_nchan(void)
 {
-    prepare_with("/pub?id=t.%u");
+    prepare_with("/pub/t.%u");
 }
 
 static void open_http(struct conn *c)
 {
     if (c->role == ROLE_SUBSCRIBER)
-        ws_open(c, "/sub?id=t.0", NULL);
+        ws_open(c, "/sub/t.0", NULL);
     else
         conn_ready(c); /* there is nothing to open */
 }
@@ -160,6 +160,29 @@ static size_t serve(struct conn *c, uint8_t *data, size_t len)
     return used;
 }
 
+/* nchan's: what is posted for subscribers, to all of them, beside. */
+static size_t serve_nchan(struct conn *c, uint8_t *data, size_t len)
+{
+    uint8_t head[10];
+    size_t used = 0, took, head_len = ws_head(head, WS_TEXT, opt.payload);
+
+    if (c->step == 0 && len > 4 && memcmp(data, "GET ", 4) == 0) {
+        used = ws_accept(c, data, len, NULL);
+        if (used > 0)
+            sink_subscribe(c);
+        c->step = used > 0;
+        return used;
+    }
+    while (c->step == 0 && used < len && (took = serve(c, data + used, len - used)) > 0) {
+        uint8_t *to = sink_reserve(head_len + opt.payload);
+        memcpy(to, head, head_len);
+        memcpy(to + head_len, data + used + took - opt.payload, opt.payload);
+        sink_wrote(head_len + opt.payload);
+        used += took;
+    }
+    return used;
+}
+
 const struct wire wire_eventbus_http = {
     .name = "eventbus-http",
     .always_answers = true,
@@ -182,4 +205,5 @@ const struct wire wire_nchan = {
     .open = open_http,
     .publish = publish,
     .parse = parse_nchan,
+    .serve = serve_nchan,
 };

@@ -288,11 +288,18 @@ static size_t parse_ws(struct conn *c, uint8_t *data, size_t len)
 
 /* ---- the sink: PONG, an answer for each reply subject, and each event to all who subscribed ---- */
 
+static void sink_put(struct conn *c, const char *text)
+{
+    uint8_t head[10];
+
+    if (c->wire->websocket)
+        conn_put(c, head, ws_head(head, WS_BINARY, strlen(text)));
+    conn_put(c, text, strlen(text));
+}
+
 static void greet(struct conn *c)
 {
-    if (!c->wire->websocket)
-        conn_printf(c,
-                    "INFO {\"server_id\":\"sink\",\"headers\":true,\"max_payload\":1048576}\r\n");
+    sink_put(c, "INFO {\"server_id\":\"sink\",\"headers\":true,\"max_payload\":1048576}\r\n");
 }
 
 static void sink_pub(struct conn *c, uint8_t *line, uint8_t *line_end)
@@ -307,10 +314,13 @@ static void sink_pub(struct conn *c, uint8_t *line, uint8_t *line_end)
         conn_put(c, answer, sizeof(answer) - 1);
         return;
     }
-    uint8_t *to = sink_reserve(usual_len + opt.payload + 2);
+    size_t len = usual_len + opt.payload + 2;
+    uint8_t *start_at = sink_reserve(len + 10), *to = start_at;
+    if (c->wire->websocket)
+        to += ws_head(to, WS_BINARY, len);
     memcpy(to, usual, usual_len);
     memcpy(to + usual_len, line_end, opt.payload + 2);
-    sink_wrote(usual_len + opt.payload + 2);
+    sink_wrote((size_t)(to - start_at) + len);
 }
 
 static size_t sink_line(struct conn *c, uint8_t *data, uint8_t *end)
@@ -329,7 +339,7 @@ static size_t sink_line(struct conn *c, uint8_t *data, uint8_t *end)
         return (size_t)(nl - data) + size + 2;
     }
     if (data[1] == 'I')
-        conn_put(c, "PONG\r\n", 6);
+        sink_put(c, "PONG\r\n");
     else if (*data == 'S' && nl[-3] == SID_EVENTS)
         sink_subscribe(c);
     return (size_t)(nl - data);
@@ -341,6 +351,28 @@ static size_t serve(struct conn *c, uint8_t *data, size_t len)
 
     while (used < len && (took = sink_line(c, data + used, data + len)) > 0)
         used += took;
+    return used;
+}
+
+/* The loader's own publishers write whole lines and messages into a frame. */
+static size_t serve_ws(struct conn *c, uint8_t *data, size_t len)
+{
+    struct ws_frame frame;
+    size_t used = 0, took;
+    uint8_t key[4];
+
+    if (c->step == 0) {
+        used = ws_accept(c, data, len, NULL);
+        if (used == 0)
+            return 0;
+        c->step = 1;
+        greet(c);
+    }
+    while ((took = ws_serve(data + used, len - used, true, &frame, key)) > 0) {
+        if (frame.opcode == WS_BINARY)
+            serve(c, frame.payload, frame.len);
+        used += took;
+    }
     return used;
 }
 
@@ -363,6 +395,7 @@ const struct wire wire_nats_ws = {
     .open = open_ws,
     .publish = publish,
     .parse = parse_ws,
+    .serve = serve_ws,
 };
 
 const struct wire wire_jetstream = {

@@ -143,15 +143,18 @@ void ws_control(struct conn *c, const struct ws_frame *frame)
 
 /* ---- the sink's side ---- */
 
-size_t ws_accept(struct conn *c, const uint8_t *data, size_t len)
+size_t ws_accept(struct conn *c, const uint8_t *data, size_t len, const char *protocol)
 {
     const uint8_t *end = memmem(data, len, "\r\n\r\n", 4);
 
     if (!end)
         return 0;
     /* Our client does not look at the accept key. */
-    conn_printf(
-        c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    conn_printf(c,
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: "
+                "Upgrade\r\n%s%s%s\r\n",
+                protocol ? "Sec-WebSocket-Protocol: " : "", protocol ? protocol : "",
+                protocol ? "\r\n" : "");
     return (size_t)(end - data) + 4;
 }
 

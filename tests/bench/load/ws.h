@@ -45,8 +45,8 @@ uint8_t *ws_seal(struct conn *c, uint8_t *to, unsigned opcode, size_t len);
 
 /* ---- the sink's side ---- */
 
-/* A request for an upgrade: answered when it is whole. Returns its bytes, 0 while it is not whole. */
-size_t ws_accept(struct conn *c, const uint8_t *data, size_t len);
+/* A request for an upgrade: answered when it is whole, with a protocol unless it is NULL. Returns its bytes, 0 while it is not whole. */
+size_t ws_accept(struct conn *c, const uint8_t *data, size_t len, const char *protocol);
 /* A client's frame, unmasked in place when unmask says so. Bytes it takes, 0 while it is not whole. */
 size_t ws_serve(uint8_t *data, size_t len, bool unmask, struct ws_frame *ret, uint8_t ret_key[4]);
 /* The head of a server's frame; at most 10 bytes. */
