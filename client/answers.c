@@ -11,6 +11,8 @@
 
 #include "client/internal.h"
 
+static const char not_understood[] = "the broker's answer cannot be understood";
+
 static int bad_answer(eb_client *client, const char *why)
 {
     snprintf(client->broken, sizeof(client->broken), "%s", why);
@@ -23,6 +25,8 @@ static bool read_receipts(eb_client *client, struct eb_request *request, const s
 
     if (request->kind == EB_REQUEST_ACK)
         return true;
+    if (eb_connection_binary(client->connection))
+        return eb_wire_receipts(request, wire);
     if (request->kind == EB_REQUEST_PUBLISH) {
         request->receipts[0].seq = wire->seq;
         request->receipts[0].duplicate = wire->duplicate;
@@ -39,6 +43,21 @@ static bool read_receipts(eb_client *client, struct eb_request *request, const s
         tok = client->json.tokens[tok].next;
     }
     return true;
+}
+
+/* Stored, each with the seq that follows the last: the answer to many publishes at once. */
+static void handle_acks_locked(eb_client *client, const struct eb_bin_answer *acks)
+{
+    for (uint32_t i = 0; i < acks->count; i++) {
+        struct eb_request *request = eb_inflight_find(&client->inflight, acks->id + i);
+        const struct eb_wire one = {.has_seq = true, .seq = acks->seq + i};
+        bool fits = request && request->kind == EB_REQUEST_PUBLISH && request->attempts > 0 &&
+                    eb_wire_receipts(request, &one);
+        if (request && !fits)
+            eb_client_set_error_locked(client, not_understood);
+        if (request)
+            eb_request_complete_locked(client, request, fits ? EB_RESULT_OK : EB_RESULT_INTERNAL);
+    }
 }
 
 static void handle_answer_locked(eb_client *client, const struct eb_wire *wire)
@@ -58,7 +77,7 @@ static void handle_answer_locked(eb_client *client, const struct eb_wire *wire)
         return;
     }
     if (!read_receipts(client, request, wire)) {
-        eb_client_set_error_locked(client, "the broker's answer cannot be understood");
+        eb_client_set_error_locked(client, not_understood);
         eb_request_complete_locked(client, request, EB_RESULT_INTERNAL);
         return;
     }
@@ -81,30 +100,57 @@ static void handle_gap_locked(eb_client *client, const struct eb_wire *wire)
     }
 }
 
+/* A message that was understood. 1: a queue is full now. */
+static int handle(eb_client *client, struct eb_wire *wire)
+{
+    bool full = false;
+
+    if (wire->type == EB_WIRE_OTHER)
+        return 0;
+    eb_lock_take(&client->lock);
+    if (wire->type == EB_WIRE_EVENT) {
+        eb_stream_event_locked(client, wire->item, wire->pattern);
+        for (eb_subscription *sub = client->subs; sub && !full; sub = sub->next)
+            full = sub->full && sub->state == EB_SUB_ACTIVE;
+    } else if (wire->type == EB_WIRE_LIVE) {
+        eb_stream_live_locked(client, wire->pattern, wire->seq);
+    } else if (wire->type == EB_WIRE_GAP) {
+        handle_gap_locked(client, wire);
+    } else if (wire->type == EB_WIRE_ACKS) {
+        handle_acks_locked(client, &wire->bin);
+    } else {
+        handle_answer_locked(client, wire);
+    }
+    eb_lock_drop(&client->lock);
+    eb_item_unref(wire->item);
+    return full;
+}
+
+/* All records of a message: a queue that is full meanwhile takes up to twice its bound (stream.c, T5). */
+static int take_records(eb_client *client, const uint8_t *data, size_t len)
+{
+    struct eb_bin_record record;
+    struct eb_wire wire;
+    const char *why = "out of memory";
+    size_t at = 0;
+    int more, full = 0;
+
+    while ((more = eb_bin_next(data, len, &at, &record)) > 0) {
+        if (eb_wire_decode_record(&wire, &record, &why) < 0)
+            return bad_answer(client, why);
+        full |= handle(client, &wire);
+    }
+    return more < 0 ? bad_answer(client, "the broker sent something that is no record") : full;
+}
+
 int eb_answers_take(eb_client *client, const char *text, size_t len)
 {
     struct eb_wire wire;
     const char *why = "out of memory";
-    int rc = eb_wire_decode(&wire, &client->json, text, len, &why);
-    bool full = false;
 
-    if (rc < 0)
+    if (eb_connection_binary(client->connection))
+        return take_records(client, (const uint8_t *)text, len);
+    if (eb_wire_decode(&wire, &client->json, text, len, &why) < 0)
         return bad_answer(client, why);
-    if (wire.type == EB_WIRE_OTHER)
-        return 0;
-    eb_lock_take(&client->lock);
-    if (wire.type == EB_WIRE_EVENT) {
-        eb_stream_event_locked(client, wire.item, wire.pattern);
-        for (eb_subscription *sub = client->subs; sub && !full; sub = sub->next)
-            full = sub->full && sub->state == EB_SUB_ACTIVE;
-    } else if (wire.type == EB_WIRE_LIVE) {
-        eb_stream_live_locked(client, wire.pattern, wire.seq);
-    } else if (wire.type == EB_WIRE_GAP) {
-        handle_gap_locked(client, &wire);
-    } else {
-        handle_answer_locked(client, &wire);
-    }
-    eb_lock_drop(&client->lock);
-    eb_item_unref(wire.item);
-    return full;
+    return handle(client, &wire);
 }

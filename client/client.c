@@ -112,6 +112,9 @@ static const char *check_options(const eb_client_options *options)
         return "dedupe_window must be at least 1 ms";
     if (options->max_message < 1024)
         return "max_message must be at least 1,024 bytes";
+    if (options->protocol != EB_PROTOCOL_ANY && options->protocol != EB_PROTOCOL_JSON &&
+        options->protocol != EB_PROTOCOL_BINARY)
+        return "protocol must be EB_PROTOCOL_ANY, EB_PROTOCOL_JSON or EB_PROTOCOL_BINARY";
     for (const char *p = options->token; p && *p; p++) {
         if ((unsigned char)*p <= ' ' || (unsigned char)*p >= 0x7f)
             return "token must be printable ASCII without spaces";
@@ -162,6 +165,7 @@ static void destroy(eb_client *client)
     eb_lookup_drop(client->lookup);
     eb_inflight_finish(&client->inflight);
     eb_json_finish(&client->json);
+    eb_buf_finish(&client->message);
     pthread_cond_destroy(&client->changed);
     pthread_cond_destroy(&client->room);
     pthread_cond_destroy(&client->work);
@@ -181,6 +185,7 @@ static eb_client *create(void)
     eb_cond_init(&client->work);
     eb_json_init(&client->json);
     client->flush_mark = UINT64_MAX;
+    client->joins = true;
     client->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (client->wake_fd >= 0 && eb_inflight_init(&client->inflight) == 0)
         return client;

@@ -44,6 +44,7 @@ struct eb_connection {
     size_t out_at;
     size_t masks_at;
     unsigned char masks[MASKS_AT_ONCE];
+    bool binary;   /* the subprotocol */
     bool in_close; /* the frame being read is a close */
     int close_code;
     size_t close_len;
@@ -297,7 +298,7 @@ static int upgrade(struct eb_connection *connection, int64_t deadline, struct eb
     ptrdiff_t head;
     int rc;
 
-    eb_upgrade_request(&request, &client->url, client->token, &answer);
+    eb_upgrade_request(&request, &client->url, client->token, client->options.protocol, &answer);
     rc = eb_buf_failed(&request)
              ? -ENOMEM
              : send_all(connection->fd, request.data, request.len, client->wake_fd, deadline);
@@ -328,6 +329,7 @@ static int upgrade(struct eb_connection *connection, int64_t deadline, struct eb
         return -EPROTO;
     }
     connection->in_at = (size_t)head;
+    connection->binary = answer.binary;
     return 0;
 }
 
@@ -416,9 +418,14 @@ static int queue(struct eb_connection *connection, int opcode, const char *data,
     return 0;
 }
 
-int eb_connection_send(struct eb_connection *connection, const char *text, size_t len)
+bool eb_connection_binary(const struct eb_connection *connection)
 {
-    return queue(connection, WSLAY_TEXT_FRAME, text, len);
+    return connection->binary;
+}
+
+int eb_connection_send(struct eb_connection *connection, const char *data, size_t len)
+{
+    return queue(connection, connection->binary ? WSLAY_BINARY_FRAME : WSLAY_TEXT_FRAME, data, len);
 }
 
 int eb_connection_ping(struct eb_connection *connection)

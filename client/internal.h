@@ -21,6 +21,7 @@
 
 #include <eventbus/client.h>
 
+#include "common/bin.h"
 #include "common/buf.h"
 #include "common/clock.h"
 #include "common/json.h"
@@ -67,8 +68,6 @@ struct eb_waiter {
     eb_receipt *receipts; /* the caller's room, or NULL */
 };
 
-#define EB_REQUEST_ROOM 64 /* in front of the text, for the part that holds the id */
-
 struct eb_request {
     struct eb_request *prev, *next; /* [C] the table's order, or the completions' */
     struct eb_request *hash_next;   /* [C] */
@@ -76,8 +75,7 @@ struct eb_request {
     enum eb_request_kind kind;
     unsigned attempts;  /* [C] connections it was sent on */
     int64_t first_sent; /* [C] eb_mono_ms() */
-    struct eb_buf text; /* the request as JSON, from EB_REQUEST_ROOM on; freed when answered */
-    size_t start;       /* where the text begins, once the id is known */
+    struct eb_buf text; /* the request as a record of the binary protocol; freed when answered */
     size_t cost;        /* what it counts against max_pending_bytes */
     eb_publish_fn *done;
     void *user;
@@ -134,11 +132,12 @@ struct eb_item *eb_item_create(enum eb_item_kind kind, size_t data);
 struct eb_item *eb_item_ref(struct eb_item *item);
 void eb_item_unref(struct eb_item *item); /* NULL is fine */
 
-/* ---- wire.c ---- */
+/* ---- wire.c: JSON; wire_bin.c: the binary protocol ---- */
 
 enum eb_wire_type {
     EB_WIRE_OTHER, /* a newer broker's; ignored */
     EB_WIRE_OK,
+    EB_WIRE_ACKS, /* binary: `bin` says of which requests */
     EB_WIRE_ERROR,
     EB_WIRE_EVENT,
     EB_WIRE_LIVE,
@@ -150,15 +149,17 @@ struct eb_wire {
     enum eb_wire_type type;
     bool has_id, has_last_seq, has_seq, duplicate;
     uint64_t id, seq, last_seq, from_seq, to_seq;
-    char epoch[37];       /* "" if absent */
-    char message_id[37];  /* the same */
-    const char *pattern;  /* NULL if absent; NUL-terminated */
-    const char *reason;   /* of a gap */
-    const char *text;     /* an error's message */
-    int result;           /* an error's code as a result */
-    uint32_t results;     /* token of a batch's results, 0: none */
-    uint32_t patterns;    /* token of a gap's list, 0: none */
-    struct eb_item *item; /* an event, one reference for the caller */
+    char epoch[37];           /* "" if absent */
+    char message_id[37];      /* the same */
+    const char *pattern;      /* NULL if absent; NUL-terminated */
+    const char *reason;       /* of a gap */
+    const char *text;         /* an error's message */
+    int result;               /* an error's code as a result */
+    uint32_t results;         /* token of a batch's results, 0: none */
+    uint32_t patterns;        /* token of a gap's list, 0: none */
+    bool batch;               /* binary: a batch's answer, its results are in `bin` */
+    struct eb_bin_answer bin; /* binary, all but events */
+    struct eb_item *item;     /* an event, one reference for the caller */
     char pattern_text[EB_TOPIC_MAX + 1];
     char reason_text[32];
     char message_text[256];
@@ -172,12 +173,37 @@ bool eb_wire_receipt(struct eb_json *json, uint32_t tok, eb_receipt *ret);
 /** The pattern at @tok, NUL-terminated in @buf; NULL if it is none. */
 const char *eb_wire_pattern(struct eb_json *json, uint32_t tok, char buf[EB_TOPIC_MAX + 1]);
 
-/** Check @event and append it as the object `data`. 0 or a result, INVALID with @err. */
-int eb_wire_write_event(struct eb_buf *out, const eb_publication *event, bool with_ttl,
+/* What an event is made of, borrowed from the message. */
+struct eb_wire_parts {
+    const char *topic, *payload, *content_type;
+    size_t topic_len, payload_len, content_type_len;
+    const char *headers; /* JSON text */
+    size_t headers_len;
+    bool base64;
+    char message_id[37];
+    uint64_t seq;
+    int64_t timestamp, ttl;
+};
+/** 0, -ENOMEM, or -EPROTO if the payload is not the base64 that it is said to be. */
+int eb_wire_make_event(struct eb_item **ret, const struct eb_wire_parts *parts);
+
+/** One record of the broker, as eb_wire_decode. */
+int eb_wire_decode_record(struct eb_wire *ret, const struct eb_bin_record *record,
+                          const char **why);
+/** The receipts of a publish or batch out of its binary answer and its own record. False: they do not fit. */
+bool eb_wire_receipts(const struct eb_request *request, const struct eb_wire *wire);
+
+/** Check @event and append it as a publish, or as a member of a batch. 0 or a result, INVALID with @err. */
+int eb_wire_write_event(struct eb_buf *out, const eb_publication *event, bool member,
                         struct eb_error *err);
 void eb_wire_write_subscribe(struct eb_buf *out, uint64_t id, const char *pattern,
                              uint64_t starting_seq, const char *epoch, bool pending_only);
 void eb_wire_write_unsubscribe(struct eb_buf *out, const char *pattern);
+void eb_wire_write_ack(struct eb_buf *out, uint64_t seq);
+/** Give the request that @record begins with its id. */
+void eb_wire_set_id(struct eb_buf *record, uint64_t id);
+/** A request's record as the JSON text that asks for the same. */
+void eb_wire_json(struct eb_buf *out, const struct eb_bin_record *record);
 
 /* ---- result.c ---- */
 
@@ -189,13 +215,15 @@ int eb_result_from_status(int status);
 #define EB_UPGRADE_MAX 16384 /* bytes of the answer's head */
 
 struct eb_upgrade {
-    int status;      /* of the answer */
-    char accept[29]; /* what the broker must say */
-    char why[200];   /* what was wrong */
+    int status;        /* of the answer */
+    char accept[29];   /* what the broker must say */
+    const char *offer; /* the subprotocols that were asked for */
+    bool binary;       /* the broker chose the binary one */
+    char why[200];     /* what was wrong */
 };
 
 void eb_upgrade_request(struct eb_buf *out, const struct eb_url *url, const char *token,
-                        struct eb_upgrade *ret);
+                        eb_protocol protocol, struct eb_upgrade *ret);
 /**
  * Look at @len bytes of the answer. Length of the head when it is whole and a sound 101, 0 when more is
  * needed, -1 when it is anything else (then ->why, and ->status if there was one).
@@ -224,8 +252,10 @@ struct eb_connect_error {
 int eb_connection_open(struct eb_connection **ret, eb_client *client, struct eb_connect_error *err);
 void eb_connection_destroy(struct eb_connection *connection);
 int eb_connection_fd(struct eb_connection *connection);
-/** Frame and mask one text message into the out buffer. 0 or -errno. */
-int eb_connection_send(struct eb_connection *connection, const char *text, size_t len);
+/** The binary protocol is spoken on it. */
+bool eb_connection_binary(const struct eb_connection *connection);
+/** Frame and mask one message of that protocol into the out buffer. 0 or -errno. */
+int eb_connection_send(struct eb_connection *connection, const char *data, size_t len);
 int eb_connection_ping(struct eb_connection *connection);
 int eb_connection_close_frame(struct eb_connection *connection, int code);
 /** Bytes not yet taken by the kernel. */
@@ -299,7 +329,7 @@ struct eb_state_change {
 
 struct eb_control {
     struct eb_control *next;
-    struct eb_buf text;
+    struct eb_buf text; /* a record */
 };
 
 struct eb_client {
@@ -349,6 +379,9 @@ struct eb_client {
     struct eb_backoff backoff;
     struct eb_lookup *lookup;
     struct eb_json json;
+    struct eb_buf message; /* requests on their way into one message */
+    bool joins;            /* several requests may share a message */
+    bool joined;           /* they did, on this connection */
     int64_t paused_since;
     char broken[240]; /* why the connection is given up, said by a message's handler */
 };

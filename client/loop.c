@@ -8,7 +8,7 @@
  *
  * (P1) A turn: pick under the lock, frame and mask without it, flush, poll, read. Nothing waits but poll().
  * (P2) The wake descriptor is written only while we sleep (io_sleeps), or to close.
- * (P3) Requests go out in the order of the table, on every connection from its front (inflight.c, F3). A
+ * (P3) Requests go out in the order of the table, many in a message where the binary protocol is spoken, on every connection from its front (inflight.c, F3). A
  *      subscription's first request goes behind the publishes that were handed over before it.
  * (P4) A publish that is older than dedupe_window when its answer is still missing ends as in doubt. One that was
  *      sent twice may still lie in a buffer on its way: then the connection goes too, so that it does not arrive
@@ -26,8 +26,9 @@
 #include "client/internal.h"
 
 #define OUT_HIGH     (256 * 1024) /* framed and not sent: then no more is framed */
-#define PICK         64           /* requests a hold of the lock */
-#define GOODBYE_MS   1000         /* to send what is left and hear the answer to our close */
+#define PICK         256          /* requests a hold of the lock */
+#define JOIN_MAX     (32 * 1024) /* bytes of requests that share a message; a larger one goes alone */
+#define GOODBYE_MS   1000        /* to send what is left and hear the answer to our close */
 #define DOUBT_MARGIN 5000
 
 static int64_t earlier(int64_t a, int64_t b)
@@ -58,42 +59,21 @@ struct picked {
     struct eb_request *requests[PICK];
     size_t count;
     struct eb_control *controls;
-    struct eb_buf subscribes; /* texts, each with its length in front */
+    struct eb_buf subscribes; /* records */
 };
-
-/* The id was not known when the text was made: what stands in front of `data` is written now. */
-static void begin_text(struct eb_request *request)
-{
-    char head[EB_REQUEST_ROOM];
-    static const char *const types[] = {[EB_REQUEST_PUBLISH] = "publish",
-                                        [EB_REQUEST_BATCH] = "publish_batch",
-                                        [EB_REQUEST_ACK] = "ack"};
-    int len = snprintf(head, sizeof(head), "{\"type\":\"%s\",\"id\":%llu,", types[request->kind],
-                       (unsigned long long)request->id);
-
-    request->start = EB_REQUEST_ROOM - (size_t)len;
-    memcpy(request->text.data + request->start, head, (size_t)len);
-}
 
 static void pick_subscribe_locked(eb_client *client, eb_subscription *sub, struct eb_buf *out)
 {
     uint64_t from = eb_stream_resume_from(sub);
-    uint32_t len = 0;
-    size_t at = out->len;
 
     sub->request = ++client->last_id;
     sub->asked_live = from == EB_START_LIVE;
     sub->live = false;
     sub->state = EB_SUB_ASKED;
-    eb_buf_add(out, &len, sizeof(len));
     eb_wire_write_subscribe(out, sub->request, sub->pattern.text, from, sub->epoch,
                             sub->options.pending_only && !sub->was_live);
-    if (eb_buf_failed(out)) {
+    if (eb_buf_failed(out))
         sub->state = EB_SUB_IDLE; /* the next turn tries again */
-        return;
-    }
-    len = (uint32_t)(out->len - at - sizeof(len));
-    memcpy(out->data + at, &len, sizeof(len));
 }
 
 /* Those that are to be asked for and whose turn it is (P3). */
@@ -152,37 +132,76 @@ static void pick_locked(eb_client *client, struct picked *picked)
         if (!request)
             break;
         if (request->attempts == 1)
-            begin_text(request);
+            eb_wire_set_id(&request->text, request->id);
         bytes += request->text.len;
         picked->requests[picked->count++] = request;
     }
 }
 
-static int send_picked(struct eb_connection *connection, struct picked *picked)
+/* What was joined so far becomes a message. */
+static int send_joined(eb_client *client)
 {
+    struct eb_buf *message = &client->message;
+    int rc = 0;
+
+    if (message->len > 0)
+        rc = eb_connection_send(client->connection, message->data, message->len);
+    message->len = 0;
+    return rc;
+}
+
+/* One record into the message under way, or as a text of its own. @len: of @data, which may hold more records. */
+static int send_record(eb_client *client, const char *data, size_t len)
+{
+    struct eb_buf *message = &client->message;
+    struct eb_bin_record record;
+    size_t at = 0;
+    int rc = 0;
+
+    if (eb_connection_binary(client->connection)) {
+        if (message->len > 0 && (!client->joins || message->len + len > JOIN_MAX))
+            rc = send_joined(client);
+        if (rc == 0 && len >= JOIN_MAX && message->len == 0)
+            return eb_connection_send(client->connection, data, len);
+        client->joined = client->joined || message->len > 0;
+        eb_buf_add(message, data, len);
+    } else if (eb_bin_next((const uint8_t *)data, len, &at, &record) > 0) {
+        eb_wire_json(message, &record);
+    }
+    if (eb_buf_failed(message)) {
+        eb_buf_finish(message);
+        return -ENOMEM;
+    }
+    if (rc == 0 && !eb_connection_binary(client->connection))
+        rc = send_joined(client);
+    return rc;
+}
+
+static int send_picked(eb_client *client, struct picked *picked)
+{
+    const char *subscribes = picked->subscribes.data;
+    struct eb_bin_record record;
+    size_t at = 0, before = 0;
     int rc = 0;
 
     while (picked->controls) {
         struct eb_control *control = picked->controls;
         picked->controls = control->next;
         if (rc == 0)
-            rc = eb_connection_send(connection, control->text.data, control->text.len);
+            rc = send_record(client, control->text.data, control->text.len);
         eb_buf_finish(&control->text);
         free(control);
     }
-    for (size_t at = 0; rc == 0 && at < picked->subscribes.len;) {
-        uint32_t len;
-        memcpy(&len, picked->subscribes.data + at, sizeof(len));
-        at += sizeof(len);
-        rc = eb_connection_send(connection, picked->subscribes.data + at, len);
-        at += len;
+    while (rc == 0 && !eb_buf_failed(&picked->subscribes) &&
+           eb_bin_next((const uint8_t *)subscribes, picked->subscribes.len, &at, &record) > 0) {
+        rc = send_record(client, subscribes + before, at - before);
+        before = at;
     }
     for (size_t i = 0; rc == 0 && i < picked->count; i++) { /* L2: nobody else frees them */
-        struct eb_request *request = picked->requests[i];
-        rc = eb_connection_send(connection, request->text.data + request->start,
-                                request->text.len - request->start);
+        const struct eb_buf *text = &picked->requests[i]->text;
+        rc = send_record(client, text->data, text->len);
     }
-    return rc;
+    return rc == 0 ? send_joined(client) : rc;
 }
 
 /* Frame what waits, as far as the out buffer takes it, and give it to the kernel. */
@@ -198,7 +217,7 @@ static int pump(eb_client *client)
         pick_locked(client, &picked);
         eb_lock_drop(&client->lock);
         any = picked.count > 0 || picked.controls || picked.subscribes.len > 0;
-        rc = send_picked(connection, &picked);
+        rc = send_picked(client, &picked);
         eb_buf_finish(&picked.subscribes);
         if (rc == 0)
             rc = eb_connection_flush(connection);
@@ -414,7 +433,9 @@ static void disconnected(eb_client *client, int64_t since)
 
     eb_lock_take(&client->lock);
     eb_client_set_error_locked(client, why);
-    if (eb_connection_close_code(connection) == 1009)
+    if (eb_connection_close_code(connection) == 1009 && client->joined)
+        client->joins = false; /* it may be what we made of several: from now on each goes alone */
+    else if (eb_connection_close_code(connection) == 1009)
         drop_too_large_locked(client);
     eb_inflight_rewind(&client->inflight);
     eb_stream_disconnected_locked(client);
@@ -441,6 +462,8 @@ static int try_once(eb_client *client, struct eb_connect_error *err, bool *ret_c
     since = eb_mono_ms();
     client->broken[0] = '\0';
     client->paused_since = 0;
+    client->joined = false;
+    client->message.len = 0;
     eb_lock_take(&client->lock);
     connected_locked(client);
     eb_lock_drop(&client->lock);

@@ -25,11 +25,10 @@ static struct eb_request *request_create(enum eb_request_kind kind, size_t count
     request->receipts = &request->one;
     if (kind == EB_REQUEST_BATCH && count > 0)
         request->receipts = calloc(count, sizeof(*request->receipts));
-    if (!request->receipts || !eb_buf_reserve(&request->text, EB_REQUEST_ROOM)) {
+    if (!request->receipts) {
         eb_request_destroy(request);
         return NULL;
     }
-    request->text.len = EB_REQUEST_ROOM;
     return request;
 }
 
@@ -219,13 +218,7 @@ static int make_publish(eb_client *client, const eb_publication *event, struct e
 
     if (!request)
         return EB_RESULT_MEMORY;
-    eb_buf_str(&request->text, "\"data\":");
     rc = eb_wire_write_event(&request->text, event, false, &err);
-    if (rc == 0 && event->ttl_s != EB_TTL_BROKER)
-        eb_buf_printf(&request->text, ",\"ttl\":%lld", (long long)event->ttl_s);
-    eb_buf_add(&request->text, "}", 1);
-    if (rc == 0 && eb_buf_failed(&request->text))
-        rc = EB_RESULT_MEMORY;
     if (rc < 0)
         return refuse(client, request, rc, &err);
     *ret = request;
@@ -237,6 +230,7 @@ static int make_batch(eb_client *client, const eb_publication *events, size_t co
 {
     struct eb_request *request = request_create(EB_REQUEST_BATCH, count);
     struct eb_error err = {0};
+    size_t begin;
     int rc = 0;
 
     if (!request)
@@ -245,13 +239,12 @@ static int make_batch(eb_client *client, const eb_publication *events, size_t co
         eb_fail(&err, EB_INVALID_REQUEST, "events is NULL, but count is not 0");
         rc = EB_RESULT_INVALID;
     }
-    eb_buf_str(&request->text, "\"messages\":[");
-    for (size_t i = 0; i < count && rc == 0; i++) {
-        if (i > 0)
-            eb_buf_add(&request->text, ",", 1);
+    begin = eb_bin_begin(&request->text, EB_BIN_PUBLISH_BATCH, 0, 0);
+    eb_bin_u64(&request->text, 0); /* the id, once it is known */
+    eb_bin_u32(&request->text, (uint32_t)count);
+    for (size_t i = 0; i < count && rc == 0; i++)
         rc = eb_wire_write_event(&request->text, &events[i], true, &err);
-    }
-    eb_buf_str(&request->text, "]}");
+    eb_bin_end(&request->text, begin);
     if (rc == 0 && eb_buf_failed(&request->text))
         rc = EB_RESULT_MEMORY;
     if (rc < 0)
@@ -323,7 +316,7 @@ EB_API int eb_client_acknowledge(eb_client *client, uint64_t seq, int64_t timeou
     request = request_create(EB_REQUEST_ACK, 0);
     if (!request)
         return EB_RESULT_MEMORY;
-    eb_buf_printf(&request->text, "\"seq\":%llu}", (unsigned long long)seq);
+    eb_wire_write_ack(&request->text, seq);
     if (eb_buf_failed(&request->text)) {
         eb_request_destroy(request);
         return EB_RESULT_MEMORY;

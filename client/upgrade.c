@@ -11,15 +11,23 @@
 #include "common/text.h"
 #include "common/ws.h"
 
-#define SUBPROTOCOL "eventbus.json.v1"
+#define JSON   "eventbus.json.v1"
+#define BINARY "eventbus.bin.v1"
+
+/* Ours, the one we would rather speak first. */
+static const char *const offers[] = {
+    [EB_PROTOCOL_ANY] = BINARY ", " JSON,
+    [EB_PROTOCOL_JSON] = JSON,
+    [EB_PROTOCOL_BINARY] = BINARY,
+};
 
 void eb_upgrade_request(struct eb_buf *out, const struct eb_url *url, const char *token,
-                        struct eb_upgrade *ret)
+                        eb_protocol protocol, struct eb_upgrade *ret)
 {
     unsigned char nonce[16];
     char key[25];
 
-    *ret = (struct eb_upgrade){0};
+    *ret = (struct eb_upgrade){.offer = offers[protocol]};
     if (getrandom(nonce, sizeof(nonce), 0) != sizeof(nonce))
         eb_uuid_v4(nonce);
     key[eb_base64_encode(key, nonce, sizeof(nonce))] = '\0';
@@ -27,9 +35,8 @@ void eb_upgrade_request(struct eb_buf *out, const struct eb_url *url, const char
     eb_buf_printf(out,
                   "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                   "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n"
-                  "Sec-WebSocket-Protocol: " SUBPROTOCOL "\r\nUser-Agent: libeventbus/" EB_VERSION
-                  "\r\n",
-                  url->target, url->authority, key);
+                  "Sec-WebSocket-Protocol: %s\r\nUser-Agent: libeventbus/" EB_VERSION "\r\n",
+                  url->target, url->authority, key, ret->offer);
     if (token)
         eb_buf_printf(out, "Authorization: Bearer %s\r\n", token);
     eb_buf_str(out, "\r\n");
@@ -130,9 +137,15 @@ static ptrdiff_t check_headers(struct eb_upgrade *upgrade, const char *lines, co
     if (find_header(lines, end, "Sec-WebSocket-Extensions", &len))
         return refuse(upgrade, "the 101 names an extension that was not asked for");
     value = find_header(lines, end, "Sec-WebSocket-Protocol", &len);
-    if (!value || len != strlen(SUBPROTOCOL) || memcmp(value, SUBPROTOCOL, len) != 0)
-        return refuse(upgrade, "not an eventbus broker: the 101 does not name the subprotocol "
-                               "\"" SUBPROTOCOL "\"");
+    if (value)
+        upgrade->binary = len == strlen(BINARY) && memcmp(value, BINARY, len) == 0;
+    if (!value || (!upgrade->binary && (len != strlen(JSON) || memcmp(value, JSON, len) != 0)) ||
+        !strstr(upgrade->offer, upgrade->binary ? BINARY : JSON)) {
+        snprintf(upgrade->why, sizeof(upgrade->why),
+                 "not an eventbus broker: the 101 names no subprotocol that was asked for (%s)",
+                 upgrade->offer);
+        return -1;
+    }
     return 0;
 }
 

@@ -1,5 +1,5 @@
 /*
- * wire.c - the protocol's JSON (PROTOCOL 2): requests written, answers and deliveries read.
+ * wire.c - the protocol in JSON (PROTOCOL 2): requests written, answers and deliveries read.
  *
  * (W1) An object's members are walked once, whatever their number; the last of a name counts, null is absent.
  * (W2) What the broker says is checked like anything from the net: a member of a wrong kind makes the message
@@ -137,19 +137,7 @@ const char *eb_wire_pattern(struct eb_json *json, uint32_t tok, char buf[EB_TOPI
     return read_text(json, tok, buf, EB_TOPIC_MAX + 1) ? buf : NULL;
 }
 
-/* What an event is made of, borrowed from the parser. */
-struct parts {
-    const char *topic, *payload, *content_type;
-    size_t topic_len, payload_len, content_type_len;
-    const char *headers; /* the JSON text itself */
-    size_t headers_len;
-    bool base64;
-    char message_id[37];
-    uint64_t seq;
-    int64_t timestamp, ttl;
-};
-
-static bool read_metadata(struct parts *parts, struct eb_json *json, uint32_t obj)
+static bool read_metadata(struct eb_wire_parts *parts, struct eb_json *json, uint32_t obj)
 {
     uint32_t found[M_COUNT];
 
@@ -170,11 +158,12 @@ static bool read_metadata(struct parts *parts, struct eb_json *json, uint32_t ob
     return true;
 }
 
-static bool read_parts(struct parts *parts, struct eb_json *json, const uint32_t found[M_COUNT])
+static bool read_parts(struct eb_wire_parts *parts, struct eb_json *json,
+                       const uint32_t found[M_COUNT])
 {
     char encoding[16];
 
-    *parts = (struct parts){0};
+    *parts = (struct eb_wire_parts){0};
     if (!read_seq(json, found[M_SEQ], &parts->seq) || parts->seq == 0)
         return false;
     if (!read_text(json, found[M_MESSAGE_ID], parts->message_id, sizeof(parts->message_id)))
@@ -208,7 +197,7 @@ static char *put(char **at, const char *text, size_t len)
     return start;
 }
 
-static int make_event(struct eb_item **ret, const struct parts *parts)
+int eb_wire_make_event(struct eb_item **ret, const struct eb_wire_parts *parts)
 {
     struct eb_item *item =
         eb_item_create(EB_ITEM_EVENT, parts->topic_len + parts->payload_len +
@@ -258,7 +247,7 @@ static int bad(const char **why, const char *what)
 static int read_event(struct eb_wire *ret, struct eb_json *json, const uint32_t found[M_COUNT],
                       const char **why)
 {
-    struct parts parts;
+    struct eb_wire_parts parts;
     int rc;
 
     if (found[M_PATTERN]) {
@@ -268,7 +257,7 @@ static int read_event(struct eb_wire *ret, struct eb_json *json, const uint32_t 
     }
     if (!read_parts(&parts, json, found))
         return bad(why, "the broker sent an event that cannot be understood");
-    rc = make_event(&ret->item, &parts);
+    rc = eb_wire_make_event(&ret->item, &parts);
     return rc == -EPROTO ? bad(why, "the broker sent a payload that is not base64") : rc;
 }
 
@@ -390,134 +379,141 @@ bool eb_wire_receipt(struct eb_json *json, uint32_t tok, eb_receipt *ret)
            read_text(json, found[M_MESSAGE_ID], ret->message_id, sizeof(ret->message_id));
 }
 
-/* ---- writing ---- */
+/* ---- writing: a request's record as JSON (wire_bin.c, WB1) ---- */
 
-static int check_headers(const char *const *headers, struct eb_error *err)
+static void write_text(struct eb_buf *out, const char *name, struct eb_bin_bytes text)
 {
-    for (size_t i = 0; headers && headers[i]; i += 2) {
-        if (!headers[i + 1])
-            return eb_fail(err, EB_INVALID_REQUEST, "headers: the last name has no value");
-        if (!headers[i][0] || !eb_utf8_valid(headers[i], strlen(headers[i])) ||
-            !eb_utf8_valid(headers[i + 1], strlen(headers[i + 1])))
-            return eb_fail(err, EB_INVALID_REQUEST,
-                           "headers: names and values must be UTF-8, a name not empty");
-    }
-    return 0;
+    eb_buf_printf(out, ",\"%s\":", name);
+    eb_json_write_string(out, text.data, text.len);
 }
 
-static int check_event(const eb_publication *event, struct eb_error *err)
-{
-    uint8_t id[16];
-    bool foreign;
-
-    if (!event || !event->topic)
-        return eb_fail(err, EB_INVALID_REQUEST, "an event needs a topic");
-    if (!event->payload && event->payload_len > 0)
-        return eb_fail(err, EB_INVALID_REQUEST, "payload is NULL, but payload_len is not 0");
-    if (event->ttl_s < EB_TTL_BROKER || event->ttl_s > EB_TTL_MAX)
-        return eb_fail(err, EB_INVALID_REQUEST,
-                       "ttl_s must be 0 (no expiry), seconds, or EB_TTL_BROKER");
-    if (eb_topic_check(event->topic, strlen(event->topic), err) < 0)
-        return -1;
-    if (event->message_id &&
-        eb_message_id_parse(id, &foreign, event->message_id, strlen(event->message_id), err) < 0)
-        return -1;
-    if (event->content_type && !eb_utf8_valid(event->content_type, strlen(event->content_type)))
-        return eb_fail(err, EB_INVALID_REQUEST, "content_type is not UTF-8");
-    return check_headers(event->headers, err);
-}
-
-static void write_payload(struct eb_buf *out, const eb_publication *event)
+static void write_payload(struct eb_buf *out, struct eb_bin_bytes payload)
 {
     size_t len;
     char *at;
 
-    eb_buf_str(out, ",\"payload\":");
-    if (eb_utf8_valid(event->payload, event->payload_len)) {
-        eb_json_write_string(out, event->payload_len ? event->payload : "", event->payload_len);
+    if (eb_utf8_valid(payload.data, payload.len)) {
+        write_text(out, "payload", payload);
         return;
     }
-    len = eb_base64_length(event->payload_len);
+    eb_buf_str(out, ",\"payload\":");
+    len = eb_base64_length(payload.len);
     at = eb_buf_reserve(out, len + 2);
     if (!at)
         return;
     *at = '"';
-    eb_base64_encode(at + 1, event->payload, event->payload_len);
+    eb_base64_encode(at + 1, payload.data, payload.len);
     at[len + 1] = '"';
     out->len += len + 2;
     eb_buf_str(out, ",\"payload_encoding\":\"base64\"");
 }
 
-static void write_headers(struct eb_buf *out, const char *const *headers)
+static void write_headers(struct eb_buf *out, struct eb_bin_bytes headers)
 {
-    eb_buf_str(out, ",\"headers\":{");
-    for (size_t i = 0; headers[i]; i += 2) {
-        if (i > 0)
-            eb_buf_add(out, ",", 1);
-        eb_json_write_string(out, headers[i], strlen(headers[i]));
+    struct eb_bin_bytes name, value;
+    const char *before = ",\"headers\":{";
+
+    while (eb_bin_next_header(&headers, &name, &value)) {
+        eb_buf_str(out, before);
+        eb_json_write_string(out, name.data, name.len);
         eb_buf_add(out, ":", 1);
-        eb_json_write_string(out, headers[i + 1], strlen(headers[i + 1]));
+        eb_json_write_string(out, value.data, value.len);
+        before = ",";
     }
     eb_buf_add(out, "}", 1);
 }
 
-int eb_wire_write_event(struct eb_buf *out, const eb_publication *event, bool with_ttl,
-                        struct eb_error *err)
+static void write_event(struct eb_buf *out, const struct eb_bin_record *record)
 {
-    uint8_t id[16];
-    char text[EB_UUID_TEXT + 1];
-    const char *message_id;
+    struct eb_bin_event event;
+    struct eb_error err;
+    char id[EB_UUID_TEXT + 1];
 
-    if (check_event(event, err) < 0)
-        return EB_RESULT_INVALID;
-    message_id = event->message_id;
-    if (!message_id) {
-        eb_uuid_v7(id);
-        eb_uuid_format(text, id);
-        message_id = text;
-    }
+    if (eb_bin_read_event(record, &event, &err) < 0)
+        return; /* it was written here */
     eb_buf_str(out, "{\"topic\":");
-    eb_json_write_string(out, event->topic, strlen(event->topic));
-    eb_buf_str(out, ",\"message_id\":");
-    eb_json_write_string(out, message_id, strlen(message_id));
-    if (event->content_type) {
-        eb_buf_str(out, ",\"content_type\":");
-        eb_json_write_string(out, event->content_type, strlen(event->content_type));
+    eb_json_write_string(out, event.topic.data, event.topic.len);
+    if (event.uuid) {
+        eb_uuid_format(id, event.uuid);
+        event.id_text = (struct eb_bin_bytes){id, EB_UUID_TEXT};
     }
-    if (event->headers && event->headers[0])
-        write_headers(out, event->headers);
-    write_payload(out, event);
-    if (with_ttl && event->ttl_s != EB_TTL_BROKER) {
+    write_text(out, "message_id", event.id_text);
+    if (event.content_type.data)
+        write_text(out, "content_type", event.content_type);
+    if (event.headers.len > 0)
+        write_headers(out, event.headers);
+    write_payload(out, event.payload);
+    if (event.has_ttl) {
         eb_buf_str(out, ",\"ttl\":");
-        eb_json_write_i64(out, event->ttl_s);
-    }
-    eb_buf_add(out, "}", 1);
-    return eb_buf_failed(out) ? EB_RESULT_MEMORY : EB_RESULT_OK;
-}
-
-void eb_wire_write_subscribe(struct eb_buf *out, uint64_t id, const char *pattern,
-                             uint64_t starting_seq, const char *epoch, bool pending_only)
-{
-    eb_buf_str(out, "{\"type\":\"subscribe\",\"id\":");
-    eb_json_write_u64(out, id);
-    eb_buf_str(out, ",\"pattern\":");
-    eb_json_write_string(out, pattern, strlen(pattern));
-    if (starting_seq != EB_START_LIVE) {
-        eb_buf_str(out, ",\"starting_seq\":");
-        eb_json_write_u64(out, starting_seq);
-        if (epoch[0]) {
-            eb_buf_str(out, ",\"epoch\":");
-            eb_json_write_string(out, epoch, strlen(epoch));
-        }
-        if (pending_only)
-            eb_buf_str(out, ",\"pending_only\":true");
+        eb_json_write_u64(out, event.ttl);
     }
     eb_buf_add(out, "}", 1);
 }
 
-void eb_wire_write_unsubscribe(struct eb_buf *out, const char *pattern)
+static void write_batch(struct eb_buf *out, const struct eb_bin_record *record)
 {
-    eb_buf_str(out, "{\"type\":\"unsubscribe\",\"pattern\":");
-    eb_json_write_string(out, pattern, strlen(pattern));
+    struct eb_bin_publish_batch batch;
+    struct eb_bin_record member;
+    struct eb_error err;
+    size_t at = 0;
+
+    eb_buf_str(out, ",\"messages\":[");
+    if (eb_bin_read_publish_batch(record, &batch, &err) < 0)
+        return; /* it was written here */
+    for (bool first = true; eb_bin_next(batch.members, batch.members_len, &at, &member) > 0;
+         first = false) {
+        if (!first)
+            eb_buf_add(out, ",", 1);
+        write_event(out, &member);
+    }
+    eb_buf_add(out, "]", 1);
+}
+
+static void write_call(struct eb_buf *out, const struct eb_bin_record *record)
+{
+    struct eb_bin_call call;
+    struct eb_error err;
+    char epoch[EB_UUID_TEXT + 1];
+
+    if (eb_bin_read_call(record, &call, &err) < 0)
+        return; /* it was written here */
+    if (call.pattern.len > 0)
+        write_text(out, "pattern", call.pattern);
+    if (call.seq > 0 || call.replay) {
+        eb_buf_str(out, call.replay ? ",\"starting_seq\":" : ",\"seq\":");
+        eb_json_write_u64(out, call.seq);
+    }
+    if (call.epoch) {
+        eb_uuid_format(epoch, call.epoch);
+        write_text(out, "epoch", (struct eb_bin_bytes){epoch, EB_UUID_TEXT});
+    }
+    if (call.pending_only)
+        eb_buf_str(out, ",\"pending_only\":true");
+}
+
+void eb_wire_json(struct eb_buf *out, const struct eb_bin_record *record)
+{
+    static const char *const types[] = {
+        [EB_BIN_PUBLISH] = "publish",
+        [EB_BIN_PUBLISH_BATCH] = "publish_batch",
+        [EB_BIN_SUBSCRIBE] = "subscribe",
+        [EB_BIN_UNSUBSCRIBE] = "unsubscribe",
+        [EB_BIN_ACK] = "ack",
+    };
+    uint64_t id = eb_bin_request_id(record);
+
+    eb_buf_printf(out, "{\"type\":\"%s\"", types[record->kind]);
+    if (id != 0) {
+        eb_buf_str(out, ",\"id\":");
+        eb_json_write_u64(out, id);
+    }
+    if (record->kind == EB_BIN_PUBLISH) {
+        eb_buf_str(out, ",\"data\":");
+        write_event(out, record);
+    } else if (record->kind == EB_BIN_PUBLISH_BATCH) {
+        write_batch(out, record);
+    } else {
+        write_call(out, record);
+    }
     eb_buf_add(out, "}", 1);
 }

@@ -215,6 +215,16 @@ static int64_t int_of(struct json_object *cmd, const char *name, int64_t otherwi
                                                                  : otherwise;
 }
 
+/* "json", "binary" or "any"; without, EBC_PROTOCOL says so for all that is opened. */
+static eb_protocol protocol_of(const char *name)
+{
+    if (!name)
+        name = getenv("EBC_PROTOCOL");
+    if (name && strcmp(name, "json") == 0)
+        return EB_PROTOCOL_JSON;
+    return name && strcmp(name, "binary") == 0 ? EB_PROTOCOL_BINARY : EB_PROTOCOL_ANY;
+}
+
 static int do_open(struct json_object *cmd, struct json_object *line)
 {
     eb_client_options o = EB_CLIENT_OPTIONS_INIT;
@@ -234,6 +244,7 @@ static int do_open(struct json_object *cmd, struct json_object *line)
     o.when_full = int_of(cmd, "when_full_error", 0) ? EB_WHEN_FULL_ERROR : EB_WHEN_FULL_BLOCK;
     o.dedupe_window = int_of(cmd, "dedupe_window", o.dedupe_window);
     o.max_message = (size_t)int_of(cmd, "max_message", (int64_t)o.max_message);
+    o.protocol = protocol_of(text_of(cmd, "protocol"));
     o.state = on_state;
     rc = eb_client_open(&o, &client, &err);
     add_text(line, "err", err);

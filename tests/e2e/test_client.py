@@ -6,11 +6,13 @@ import pytest
 
 from lib.broker import wait_for
 from lib.driver import RESULTS, SANITIZED, Driver
+from lib.fake_broker import FakeBroker
 
 
-@pytest.fixture
-def driver():
-    driver = Driver()
+@pytest.fixture(params=["any", "json"])
+def driver(request):
+    """With a broker of today: the binary protocol, and JSON."""
+    driver = Driver(EBC_PROTOCOL=request.param)
     yield driver
     driver.finish()
 
@@ -318,3 +320,48 @@ def test_two_clients_see_each_other(client, broker):
     finally:
         other.finish()
     assert numbers(wait_for(lambda: client.of("event"))) == [1]
+
+
+# ---- the protocol ----
+
+
+@pytest.mark.parametrize("asked, spoken", [("any", "eventbus.bin.v1"), ("binary", "eventbus.bin.v1"), ("json", "eventbus.json.v1")])
+def test_binary_is_spoken_unless_json_is_asked_for(broker, driver, asked, spoken):
+    driver.ok("open", url=broker.ws_url, connect_now=1, protocol=asked)
+    [row] = broker.get("/v1/connections").json["connections"]
+    assert row["protocol"] == spoken
+
+
+def test_a_broker_without_the_one_protocol_that_is_asked_for_is_none(driver):
+    """Only binary was wanted, and an older broker has it not."""
+    fake = FakeBroker()
+    try:
+        driver.ok("open", url=fake.url, protocol="binary", max_retries=0)
+        driver.publish(topic="a", payload="x")
+        driver.wait("state", state="failed")
+    finally:
+        fake.finish()
+
+
+def test_publishes_that_wait_share_messages(broker, driver):
+    """Far fewer messages than requests, each answered and stored once, in order."""
+    driver.ok("open", url=broker.ws_url, connect_now=1, protocol="binary")
+    driver.ok("flood", topic="load", count=20000)
+    driver.ok("flush", timeout=60000)
+    assert broker.metric("eventbus_websocket_records_received_total") == 20000
+    assert broker.metric("eventbus_websocket_messages_received_total") < 10000
+    done = driver.wait("done", 20000)
+    assert [line["receipts"][0]["seq"] for line in sorted(done, key=lambda line: int(line["tag"]))] == list(range(1, 20001))
+
+
+def test_sharing_ends_where_the_broker_reads_small_messages_only(start_broker, driver):
+    """What was joined is too large for it, though no publish is: none is refused for it, and one that is too large is."""
+    broker = start_broker("--max-payload", "500", "--max-message", "900")
+    driver.ok("open", url=broker.ws_url, connect_now=1, protocol="binary", reconnect_interval=2, reconnect_interval_max=10)
+    driver.ok("flood", topic="load", count=500)
+    driver.ok("publish", topic="load", payload_size=850, tag="big")
+    driver.ok("flush", timeout=60000)
+    done = {line["tag"]: line["rc"] for line in driver.wait("done", 501)}
+    assert done.pop("big") == RESULTS["too_large"]
+    assert set(done.values()) == {0} and len(done) == 500
+    assert len(broker.events("load")) == 500

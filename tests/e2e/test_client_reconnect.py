@@ -14,9 +14,10 @@ from lib.fake_broker import EPOCH, FakeBroker
 QUICK = dict(reconnect_interval=5, reconnect_interval_max=50)
 
 
-@pytest.fixture
-def driver():
-    driver = Driver()
+@pytest.fixture(params=["any", "json"])
+def driver(request):
+    """With a broker of today: the binary protocol, and JSON."""
+    driver = Driver(EBC_PROTOCOL=request.param)
     yield driver
     driver.finish()
 

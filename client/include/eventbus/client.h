@@ -82,6 +82,13 @@ typedef enum eb_client_state {
 
 typedef enum eb_when_full { EB_WHEN_FULL_BLOCK, EB_WHEN_FULL_ERROR } eb_when_full;
 
+/* How it is spoken with the broker; what is promised is the same (docs/binary.md). */
+typedef enum eb_protocol {
+    EB_PROTOCOL_ANY, /* binary if the broker has it, else JSON */
+    EB_PROTOCOL_JSON,
+    EB_PROTOCOL_BINARY
+} eb_protocol;
+
 /* Times are milliseconds. Copied by eb_client_open. The defaults are those of EB_CLIENT_OPTIONS_INIT. */
 typedef struct eb_client_options {
     /* sizeof(eb_client_options): set by EB_CLIENT_OPTIONS_INIT */
@@ -115,12 +122,15 @@ typedef struct eb_client_options {
     /* Each change, in order, on eb-client-cb; @why is "" or what happened. NULL: none */
     void (*state)(void *user, eb_client_state state, const char *why);
     void *user;
+    /* EB_PROTOCOL_ANY: to see what goes over the wire, say, ask for JSON */
+    eb_protocol protocol;
 } eb_client_options;
 
 #define EB_CLIENT_OPTIONS_INIT                                                                     \
     {                                                                                              \
         sizeof(eb_client_options), NULL, NULL, false, 10000, 500, 15000, -1, 15000, 65536,         \
-            (size_t)64 << 20, EB_WHEN_FULL_BLOCK, 600000, (size_t)64 << 20, NULL, NULL             \
+            (size_t)64 << 20, EB_WHEN_FULL_BLOCK, 600000, (size_t)64 << 20, NULL, NULL,            \
+            EB_PROTOCOL_ANY                                                                        \
     }
 
 /**

@@ -10,6 +10,8 @@
 
 #include "client/internal.h"
 
+#define BOTH "eventbus.bin.v1, eventbus.json.v1"
+
 static struct eb_upgrade upgrade;
 
 #define OK                                                                                         \
@@ -19,7 +21,7 @@ static struct eb_upgrade upgrade;
 
 static ptrdiff_t check(const char *text)
 {
-    upgrade = (struct eb_upgrade){.accept = "ACCEPT"};
+    upgrade = (struct eb_upgrade){.accept = "ACCEPT", .offer = BOTH};
     return eb_upgrade_check(&upgrade, text, strlen(text));
 }
 
@@ -28,13 +30,30 @@ static void a_sound_answer_is_taken(void **state)
 {
     assert_int_equal(check(OK), strlen(OK));
     assert_int_equal(check(OK "\x81\x02{}"), strlen(OK));
+    assert_false(upgrade.binary);
+}
+
+#define CHOSE(protocol)                                                                            \
+    "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"                              \
+    "Sec-WebSocket-Accept: ACCEPT\r\nSec-WebSocket-Protocol: " protocol "\r\n\r\n"
+
+/* The broker's choice is taken, if it was offered. */
+static void the_protocol_is_the_brokers_choice(void **state)
+{
+    assert_true(check(CHOSE("eventbus.bin.v1")) > 0 && upgrade.binary);
+    assert_true(check(CHOSE("eventbus.json.v1")) > 0 && !upgrade.binary);
+    assert_int_equal(check(CHOSE("eventbus.bin.v2")), -1);
+    assert_int_equal(check(CHOSE("eventbus.")), -1);
+    upgrade = (struct eb_upgrade){.accept = "ACCEPT", .offer = "eventbus.json.v1"};
+    assert_int_equal(
+        eb_upgrade_check(&upgrade, CHOSE("eventbus.bin.v1"), strlen(CHOSE("eventbus.bin.v1"))), -1);
 }
 
 /* As long as it may still become one, more is asked for: cut anywhere. */
 static void a_part_is_waited_for(void **state)
 {
     for (size_t len = 1; len < strlen(OK); len++) {
-        upgrade = (struct eb_upgrade){.accept = "ACCEPT"};
+        upgrade = (struct eb_upgrade){.accept = "ACCEPT", .offer = BOTH};
         assert_int_equal(eb_upgrade_check(&upgrade, OK, len), 0);
     }
 }
@@ -95,17 +114,18 @@ static void the_request_says_who_and_where(void **state)
     char first[29];
 
     assert_null(eb_url_parse(&url, "ws://h:81/x?y"));
-    eb_upgrade_request(&out, &url, "s3cret", &upgrade);
+    eb_upgrade_request(&out, &url, "s3cret", EB_PROTOCOL_ANY, &upgrade);
     eb_buf_add(&out, "", 1);
     assert_int_equal(strncmp(out.data, "GET /x?y HTTP/1.1\r\nHost: h:81\r\n", 31), 0);
     assert_non_null(strstr(out.data, "Authorization: Bearer s3cret\r\n"));
-    assert_non_null(strstr(out.data, "Sec-WebSocket-Protocol: eventbus.json.v1\r\n"));
+    assert_non_null(strstr(out.data, "Sec-WebSocket-Protocol: " BOTH "\r\n"));
     assert_int_equal(strlen(upgrade.accept), 28);
     strcpy(first, upgrade.accept);
     out.len = 0;
-    eb_upgrade_request(&out, &url, NULL, &upgrade);
+    eb_upgrade_request(&out, &url, NULL, EB_PROTOCOL_JSON, &upgrade);
     eb_buf_add(&out, "", 1);
     assert_null(strstr(out.data, "Authorization"));
+    assert_non_null(strstr(out.data, "Sec-WebSocket-Protocol: eventbus.json.v1\r\n"));
     assert_string_not_equal(first, upgrade.accept);
     eb_buf_finish(&out);
     eb_url_finish(&url);
@@ -115,6 +135,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         {"upgrade/a_sound_answer_is_taken", a_sound_answer_is_taken},
+        {"upgrade/the_protocol_is_the_brokers_choice", the_protocol_is_the_brokers_choice},
         {"upgrade/a_part_is_waited_for", a_part_is_waited_for},
         {"upgrade/anything_else_is_refused", anything_else_is_refused},
         {"upgrade/a_refusal_keeps_its_status", a_refusal_keeps_its_status},

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "client/internal.h"
@@ -169,18 +170,33 @@ static void nonsense_is_refused(void **state)
     }
 }
 
-static void written(const eb_publication *event, bool with_ttl, const char *expected)
+/* The record in @record as the JSON that asks for the same. */
+static void json_is(const struct eb_buf *record, const char *expected)
+{
+    struct eb_buf out = EB_BUF_INIT;
+    struct eb_bin_record read;
+    size_t at = 0;
+
+    assert_int_equal(eb_bin_next((uint8_t *)record->data, record->len, &at, &read), 1);
+    assert_int_equal(at, record->len);
+    eb_wire_json(&out, &read);
+    eb_buf_add(&out, "", 1);
+    assert_string_equal(out.data, expected);
+    eb_buf_finish(&out);
+}
+
+static void written(const eb_publication *event, const char *expected)
 {
     struct eb_buf out = EB_BUF_INIT;
     struct eb_error err;
 
-    assert_int_equal(eb_wire_write_event(&out, event, with_ttl, &err), 0);
-    assert_int_equal(out.len, strlen(expected));
-    assert_memory_equal(out.data, expected, out.len);
+    assert_int_equal(eb_wire_write_event(&out, event, false, &err), 0);
+    eb_wire_set_id(&out, 7);
+    json_is(&out, expected);
     eb_buf_finish(&out);
 }
 
-/* Text goes as text, bytes as base64; what was not said is left to the broker. */
+/* For an older broker: text goes as text, bytes as base64; what was not said is left to the broker. */
 static void events_are_written(void **state)
 {
     static const char *const headers[] = {"k\"", "v", "l", "", NULL};
@@ -190,20 +206,55 @@ static void events_are_written(void **state)
                               .payload_len = 3,
                               .message_id = "id-1",
                               .ttl_s = EB_TTL_BROKER},
-            true, "{\"topic\":\"a.b\",\"message_id\":\"id-1\",\"payload\":\"x\\ny\"}");
+            "{\"type\":\"publish\",\"id\":7,\"data\":{\"topic\":\"a.b\",\"message_id\":\"id-1\","
+            "\"payload\":\"x\\ny\"}}");
     written(
         &(eb_publication){
             .topic = "a", .message_id = "i", .content_type = "c", .headers = headers, .ttl_s = 0},
-        true,
-        "{\"topic\":\"a\",\"message_id\":\"i\",\"content_type\":\"c\",\"headers\":{\"k\\\"\":\"v\","
-        "\"l\":\"\"},"
-        "\"payload\":\"\",\"ttl\":0}");
-    written(
-        &(eb_publication){
-            .topic = "a", .message_id = "i", .payload = "\xff\0", .payload_len = 2, .ttl_s = 5},
-        false,
-        "{\"topic\":\"a\",\"message_id\":\"i\",\"payload\":\"/"
-        "wA=\",\"payload_encoding\":\"base64\"}");
+        "{\"type\":\"publish\",\"id\":7,\"data\":{\"topic\":\"a\",\"message_id\":\"i\","
+        "\"content_type\":\"c\",\"headers\":{\"k\\\"\":\"v\",\"l\":\"\"},\"payload\":\"\",\"ttl\":"
+        "0}}");
+    written(&(eb_publication){.topic = "a",
+                              .message_id = "01890A5DAC96774BBCCEB302099A8057",
+                              .payload = "\xff\0",
+                              .payload_len = 2,
+                              .ttl_s = 5},
+            "{\"type\":\"publish\",\"id\":7,\"data\":{\"topic\":\"a\",\"message_id\":"
+            "\"01890a5d-ac96-774b-bcce-b302099a8057\",\"payload\":\"/wA=\","
+            "\"payload_encoding\":\"base64\",\"ttl\":5}}");
+}
+
+/* A batch's members one behind the other, also none. */
+static void batches_are_written(void **state)
+{
+    struct eb_buf out = EB_BUF_INIT;
+    struct eb_error err;
+
+    for (uint32_t count = 0; count <= 2; count++) {
+        static const char *const expected[] = {
+            "{\"type\":\"publish_batch\",\"id\":8,\"messages\":[]}",
+            "{\"type\":\"publish_batch\",\"id\":8,\"messages\":[{\"topic\":\"a\",\"message_id\":"
+            "\"i\","
+            "\"payload\":\"\",\"ttl\":0}]}",
+            "{\"type\":\"publish_batch\",\"id\":8,\"messages\":[{\"topic\":\"a\",\"message_id\":"
+            "\"i\","
+            "\"payload\":\"\",\"ttl\":0},{\"topic\":\"a\",\"message_id\":\"i\",\"payload\":\"\","
+            "\"ttl\":"
+            "0}]}"};
+        out.len = 0;
+        size_t begin = eb_bin_begin(&out, EB_BIN_PUBLISH_BATCH, 0, 0);
+        eb_bin_u64(&out, 0);
+        eb_bin_u32(&out, count);
+        for (uint32_t i = 0; i < count; i++)
+            assert_int_equal(eb_wire_write_event(&out,
+                                                 &(eb_publication){.topic = "a", .message_id = "i"},
+                                                 true, &err),
+                             0);
+        eb_bin_end(&out, begin);
+        eb_wire_set_id(&out, 8);
+        json_is(&out, expected[count]);
+    }
+    eb_buf_finish(&out);
 }
 
 /* An id is made where none is given; what the broker would refuse by form is refused at once. */
@@ -211,12 +262,16 @@ static void events_are_checked(void **state)
 {
     static const char *const odd[] = {"k", NULL}, *const bad[] = {"k", "\xff", NULL},
                              *const empty[] = {"", "v", NULL};
-    char long_id[300];
+    char long_id[300], *huge = malloc(70001);
+    const char *const large[] = {"k", huge, NULL};
     struct eb_buf out = EB_BUF_INIT;
     struct eb_error err;
 
     memset(long_id, 'x', 299);
     long_id[299] = '\0';
+    assert_non_null(huge);
+    memset(huge, 'x', 70000);
+    huge[70000] = '\0';
     const eb_publication wrong[] = {{0},
                                     {.topic = "a..b"},
                                     {.topic = "a.*"},
@@ -227,6 +282,8 @@ static void events_are_checked(void **state)
                                     {.topic = "a", .message_id = long_id},
                                     {.topic = "a", .message_id = "\xff"},
                                     {.topic = "a", .content_type = "\xff"},
+                                    {.topic = "a", .content_type = long_id},
+                                    {.topic = "a", .headers = large},
                                     {.topic = "a", .headers = odd},
                                     {.topic = "a", .headers = bad},
                                     {.topic = "a", .headers = empty}};
@@ -237,29 +294,120 @@ static void events_are_checked(void **state)
     }
     assert_int_equal(eb_wire_write_event(&out, NULL, true, &err), EB_RESULT_INVALID);
     assert_int_equal(eb_wire_write_event(&out, &(eb_publication){.topic = "a"}, false, &err), 0);
-    assert_non_null(memmem(out.data, out.len, "\"message_id\":\"0", 15));
+    struct eb_bin_record record;
+    struct eb_bin_event wire_event;
+    size_t at = 0;
+    assert_int_equal(eb_bin_next((uint8_t *)out.data, out.len, &at, &record), 1);
+    assert_int_equal(eb_bin_read_event(&record, &wire_event, &err), 0);
+    assert_non_null(wire_event.uuid);
+    assert_int_equal(wire_event.uuid[6] >> 4, 7);
     eb_buf_finish(&out);
+    free(huge);
 }
 
-/* Members of a subscribe: only what applies. */
-static void subscribes_are_written(void **state)
+/* Members of a subscribe: only what applies; an epoch that is no UUID becomes one that no log has. */
+static void the_other_requests_are_written(void **state)
 {
     struct eb_buf out = EB_BUF_INIT;
 
     eb_wire_write_subscribe(&out, 7, "a.*", EB_START_LIVE, "e", true);
-    eb_buf_add(&out, "|", 1);
+    json_is(&out, "{\"type\":\"subscribe\",\"id\":7,\"pattern\":\"a.*\"}");
+    out.len = 0;
     eb_wire_write_subscribe(&out, 8, "#", 0, "", false);
-    eb_buf_add(&out, "|", 1);
-    eb_wire_write_subscribe(&out, 9, "#", 5, "e", true);
-    eb_buf_add(&out, "|", 1);
+    json_is(&out, "{\"type\":\"subscribe\",\"id\":8,\"pattern\":\"#\",\"starting_seq\":0}");
+    out.len = 0;
+    eb_wire_write_subscribe(&out, 9, "#", 5, "01890a5d-ac96-774b-bcce-b302099a8057", true);
+    json_is(&out, "{\"type\":\"subscribe\",\"id\":9,\"pattern\":\"#\",\"starting_seq\":5,\"epoch\":"
+                  "\"01890a5d-ac96-774b-bcce-b302099a8057\",\"pending_only\":true}");
+    out.len = 0;
+    eb_wire_write_subscribe(&out, 9, "#", 5, "e", false);
+    json_is(&out, "{\"type\":\"subscribe\",\"id\":9,\"pattern\":\"#\",\"starting_seq\":5,\"epoch\":"
+                  "\"00000000-0000-0000-0000-000000000000\"}");
+    out.len = 0;
     eb_wire_write_unsubscribe(&out, "a\"b");
-    eb_buf_add(&out, "", 1);
-    assert_string_equal(
-        out.data,
-        "{\"type\":\"subscribe\",\"id\":7,\"pattern\":\"a.*\"}|"
-        "{\"type\":\"subscribe\",\"id\":8,\"pattern\":\"#\",\"starting_seq\":0}|"
-        "{\"type\":\"subscribe\",\"id\":9,\"pattern\":\"#\",\"starting_seq\":5,\"epoch\":\"e\","
-        "\"pending_only\":true}|{\"type\":\"unsubscribe\",\"pattern\":\"a\\\"b\"}");
+    json_is(&out, "{\"type\":\"unsubscribe\",\"pattern\":\"a\\\"b\"}");
+    out.len = 0;
+    eb_wire_write_ack(&out, 17);
+    eb_wire_set_id(&out, 3);
+    json_is(&out, "{\"type\":\"ack\",\"id\":3,\"seq\":17}");
+    eb_buf_finish(&out);
+}
+
+static int decode_record(const struct eb_buf *record)
+{
+    struct eb_bin_record read;
+    size_t at = 0;
+
+    assert_int_equal(eb_bin_next((uint8_t *)record->data, record->len, &at, &read), 1);
+    return eb_wire_decode_record(&wire, &read, &why);
+}
+
+/* A delivered record has every member of an event, with the headers as JSON. */
+static void a_binary_event_is_read_whole(void **state)
+{
+    static const uint8_t id[16] = {0x01, 0x89, 0x0a, 0x5d, 0xac, 0x96, 0x77, 0x4b,
+                                   0xbc, 0xce, 0xb3, 0x02, 0x09, 0x9a, 0x80, 0x57};
+    struct eb_buf out = EB_BUF_INIT;
+
+    size_t begin = eb_bin_begin(
+        &out, EB_BIN_EVENT,
+        EB_BIN_PART_TTL | EB_BIN_PART_CONTENT_TYPE | EB_BIN_PART_HEADERS | EB_BIN_PART_PATTERN, 12);
+    eb_bin_u64(&out, 17);
+    eb_bin_u64(&out, 1700000000000);
+    eb_buf_add(&out, id, sizeof(id));
+    eb_buf_str(&out, "user.created");
+    eb_bin_u64(&out, 60);
+    eb_buf_add(&out, "\3a/b\1\0\1\0\2\0kv\n\6user.*a\0b", 23);
+    eb_bin_end(&out, begin);
+    assert_int_equal(decode_record(&out), 0);
+    assert_int_equal(wire.type, EB_WIRE_EVENT);
+    assert_string_equal(wire.pattern, "user.*");
+    const eb_message *m = &wire.item->message;
+    assert_int_equal(m->seq, 17);
+    assert_string_equal(m->message_id, "01890a5d-ac96-774b-bcce-b302099a8057");
+    assert_string_equal(m->topic, "user.created");
+    assert_int_equal(m->payload_len, 3);
+    assert_memory_equal(m->payload, "a\0b", 4);
+    assert_int_equal(m->timestamp_ms, 1700000000000);
+    assert_int_equal(m->ttl_s, 60);
+    assert_string_equal(m->content_type, "a/b");
+    assert_string_equal(m->headers, "{\"k\":\"v\\n\"}");
+    eb_item_unref(wire.item);
+    eb_buf_finish(&out);
+}
+
+/* What cannot be in a sound record is refused, and nothing is left behind. */
+static void binary_nonsense_is_refused(void **state)
+{
+    struct eb_buf out = EB_BUF_INIT;
+    size_t begin;
+
+    for (int i = 0; i < 4; i++) { /* seq 0, a seq too high, a bad topic, bytes that are no UTF-8 */
+        out.len = 0;
+        begin = eb_bin_begin(&out, EB_BIN_EVENT, i == 3 ? EB_BIN_PART_HEADERS : 0, 3);
+        eb_bin_u64(&out, i == 0 ? 0 : i == 1 ? (uint64_t)1 << 53 : 1);
+        eb_bin_u64(&out, 1);
+        eb_buf_add(&out, "0123456789abcdef", 16);
+        eb_buf_str(&out, i == 2 ? "a.*" : "a.b");
+        if (i == 3)
+            eb_buf_add(&out, "\1\0\1\0\1\0k\xff", 8);
+        eb_bin_end(&out, begin);
+        assert_int_equal(decode_record(&out), -EPROTO);
+        assert_null(wire.item);
+    }
+    out.len = 0;
+    eb_bin_write_acks(&out, 1, 0, 1);
+    assert_int_equal(decode_record(&out), -EPROTO);
+    out.len = 0;
+    begin = eb_bin_begin(&out, EB_BIN_LIVE, 0, 9);
+    eb_bin_u64(&out, 1);
+    eb_bin_end(&out, begin);
+    assert_int_equal(decode_record(&out), -EPROTO);
+    out.len = 0;
+    begin = eb_bin_begin(&out, 0xf7, 0xff, 0);
+    eb_bin_end(&out, begin);
+    assert_int_equal(decode_record(&out), 0);
+    assert_int_equal(wire.type, EB_WIRE_OTHER);
     eb_buf_finish(&out);
 }
 
@@ -286,7 +434,10 @@ int main(void)
         {"wire/nonsense_is_refused", nonsense_is_refused},
         {"wire/events_are_written", events_are_written},
         {"wire/events_are_checked", events_are_checked},
-        {"wire/subscribes_are_written", subscribes_are_written},
+        {"wire/batches_are_written", batches_are_written},
+        {"wire/the_other_requests_are_written", the_other_requests_are_written},
+        {"wire/a_binary_event_is_read_whole", a_binary_event_is_read_whole},
+        {"wire/binary_nonsense_is_refused", binary_nonsense_is_refused},
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
