@@ -65,5 +65,7 @@ bool eb_json_int64(const struct eb_json *json, uint32_t tok, int64_t *ret);
 
 /** Append @text as a JSON string with quotes; @text must be valid UTF-8. Escapes only what RFC 8259 demands. */
 void eb_json_write_string(struct eb_buf *out, const char *text, size_t len);
+/** The digits at @at, at most 20 of them; returns the place behind. */
+char *eb_json_put_u64(char *at, uint64_t value);
 void eb_json_write_u64(struct eb_buf *out, uint64_t value);
 void eb_json_write_i64(struct eb_buf *out, int64_t value);

@@ -78,7 +78,7 @@ void eb_json_write_string(struct eb_buf *out, const char *text, size_t len)
     eb_buf_add(out, "\"", 1);
 }
 
-void eb_json_write_u64(struct eb_buf *out, uint64_t value)
+char *eb_json_put_u64(char *at, uint64_t value)
 {
     char digits[20], *p = digits + sizeof(digits);
 
@@ -86,7 +86,16 @@ void eb_json_write_u64(struct eb_buf *out, uint64_t value)
         *--p = (char)('0' + value % 10);
         value /= 10;
     } while (value);
-    eb_buf_add(out, p, (size_t)(digits + sizeof(digits) - p));
+    size_t len = (size_t)(digits + sizeof(digits) - p);
+    memcpy(at, p, len);
+    return at + len;
+}
+
+void eb_json_write_u64(struct eb_buf *out, uint64_t value)
+{
+    char digits[20];
+
+    eb_buf_add(out, digits, (size_t)(eb_json_put_u64(digits, value) - digits));
 }
 
 void eb_json_write_i64(struct eb_buf *out, int64_t value)

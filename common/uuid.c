@@ -24,6 +24,9 @@
 #include <strings.h>
 #include <sys/random.h>
 #include <time.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define POOL_BYTES 256 /* up to here getrandom(2) is never cut short by a signal */
 
@@ -133,18 +136,42 @@ static bool hyphen_before(int i)
     return i == 4 || i == 6 || i == 8 || i == 10;
 }
 
-void eb_uuid_format(char out[EB_UUID_TEXT + 1], const uint8_t id[16])
+/* The 32 digits. */
+static void format_digits(char out[32], const uint8_t id[16])
 {
+#ifdef __SSE2__
+    __m128i bytes = _mm_loadu_si128((const __m128i *)id), low4 = _mm_set1_epi8(0x0f);
+    __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), low4);
+    __m128i low = _mm_and_si128(bytes, low4);
+    for (int half = 0; half < 2; half++) {
+        __m128i v = half ? _mm_unpackhi_epi8(high, low) : _mm_unpacklo_epi8(high, low);
+        __m128i letter = _mm_cmpgt_epi8(v, _mm_set1_epi8(9));
+        v = _mm_add_epi8(v, _mm_set1_epi8('0'));
+        v = _mm_add_epi8(v, _mm_and_si128(letter, _mm_set1_epi8('a' - '0' - 10)));
+        _mm_storeu_si128((__m128i *)(out + 16 * half), v);
+    }
+#else
     static const char digits[] = "0123456789abcdef";
-    char *at = out;
 
     for (int i = 0; i < 16; i++) {
-        if (hyphen_before(i))
-            *at++ = '-';
-        *at++ = digits[id[i] >> 4];
-        *at++ = digits[id[i] & 15];
+        out[2 * i] = digits[id[i] >> 4];
+        out[2 * i + 1] = digits[id[i] & 15];
     }
-    *at = '\0';
+#endif
+}
+
+void eb_uuid_format(char out[EB_UUID_TEXT + 1], const uint8_t id[16])
+{
+    char digits[32];
+
+    format_digits(digits, id);
+    memcpy(out, digits, 8);
+    memcpy(out + 9, digits + 8, 4);
+    memcpy(out + 14, digits + 12, 4);
+    memcpy(out + 19, digits + 16, 4);
+    memcpy(out + 24, digits + 20, 12);
+    out[8] = out[13] = out[18] = out[23] = '-';
+    out[EB_UUID_TEXT] = '\0';
 }
 
 static int hex(char c)

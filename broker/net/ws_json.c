@@ -109,28 +109,49 @@ static struct id kept_id(const char *room, uint8_t room_len)
     return id;
 }
 
-static void write_result(struct eb_buf *buf, const struct eb_publish *publish, uint32_t i)
-{
-    char uuid[EB_UUID_TEXT + 1];
+/* What one result takes at most, and the frame around the answer with one (a string id may be all escapes). */
+#define RESULT_MAX 100
+#define ANSWER_MAX (EB_WS_HEADROOM + 32 + 6 * ID_STRING_MAX + 2 + RESULT_MAX)
 
-    eb_uuid_format(uuid, publish->op.events[i]->id);
-    eb_buf_str(buf, "\"seq\":");
-    eb_json_write_u64(buf, publish->op.results[i].seq);
-    eb_buf_str(buf, ",\"message_id\":\"");
-    eb_buf_add(buf, uuid, EB_UUID_TEXT);
-    eb_buf_str(buf, publish->op.results[i].duplicate ? "\",\"duplicate\":true"
-                                                     : "\",\"duplicate\":false");
+#define PUT(at, text) ((char *)memcpy(at, text, sizeof(text) - 1) + sizeof(text) - 1)
+
+static char *put_result(char *at, const struct eb_publish *publish, uint32_t i)
+{
+    at = PUT(at, "\"seq\":");
+    at = eb_json_put_u64(at, publish->op.results[i].seq);
+    at = PUT(at, ",\"message_id\":\"");
+    eb_uuid_format(at, publish->op.events[i]->id);
+    at += EB_UUID_TEXT;
+    return publish->op.results[i].duplicate ? PUT(at, "\",\"duplicate\":true")
+                                            : PUT(at, "\",\"duplicate\":false");
 }
 
 static void write_results(struct eb_buf *buf, const struct eb_publish *publish)
 {
     eb_buf_str(buf, ",\"results\":[");
-    for (uint32_t i = 0; i < publish->op.count; i++) {
-        eb_buf_str(buf, i > 0 ? ",{" : "{");
-        write_result(buf, publish, i);
-        eb_buf_str(buf, "}");
+    char *begin = eb_buf_reserve(buf, (size_t)publish->op.count * (RESULT_MAX + 3)), *at = begin;
+    for (uint32_t i = 0; at && i < publish->op.count; i++) {
+        at = i > 0 ? PUT(at, ",{") : PUT(at, "{");
+        at = put_result(at, publish, i);
+        *at++ = '}';
     }
+    buf->len += (size_t)(at - begin);
     eb_buf_str(buf, "]");
+}
+
+/* The answer that nearly all are: to a publish of one event, written at once. */
+static void answer_publish(struct eb_ws_conn *conn, struct id id, const struct eb_publish *publish)
+{
+    char frame[ANSWER_MAX], *text = frame + EB_WS_HEADROOM, *at = text;
+    unsigned char header[EB_WS_HEADER_MAX];
+
+    at = PUT(at, "{\"type\":\"ok\",\"id\":");
+    memcpy(at, id.text, id.len);
+    at = PUT(at + id.len, ",");
+    at = PUT(put_result(at, publish, 0), "}");
+    size_t size = eb_ws_header(header, EB_WS_TEXT, (size_t)(at - text));
+    memcpy(text - size, header, size);
+    eb_session_answer(conn->session, text - size, (size_t)(at - text) + size);
 }
 
 /* ---- publish ---- */
@@ -142,16 +163,13 @@ static void publish_done(struct eb_publish *publish)
 
     if (publish->op.err.code != EB_OK) {
         answer_error(conn, id, &publish->op.err);
-    } else if (id.len > 0) {
+    } else if (id.len > 0 && publish->batch) {
         struct eb_buf buf = EB_BUF_INIT;
         begin_answer(&buf, "ok", id, false);
-        if (publish->batch) {
-            write_results(&buf, publish);
-        } else {
-            eb_buf_str(&buf, ",");
-            write_result(&buf, publish, 0);
-        }
+        write_results(&buf, publish);
         send_answer(conn, &buf, id);
+    } else if (id.len > 0) {
+        answer_publish(conn, id, publish);
     }
     eb_ws_id_drop(publish->id_text, &publish->id_len);
     eb_publish_destroy(publish);

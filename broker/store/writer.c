@@ -314,7 +314,8 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
 {
     int rc = 0;
     for (struct eb_op *op = ops; op && rc == 0; op = op->next) {
-        op->err = (struct eb_error){.code = EB_OK, .index = -1};
+        op->err.code = EB_OK; /* not the whole of it: its message is as long as an event */
+        op->err.index = -1;
         switch (op->kind) {
         case EB_OP_PUBLISH:
             rc = apply_publish(store, op);
