@@ -61,7 +61,7 @@ struct eb_event *eb_event_create(const struct eb_draft *draft)
     at = put_text(at, &event->content_type, type, type_len);
     at = put_text(at, &event->headers, draft->headers, headers_len);
     put_text(at, &event->payload, draft->payload, draft->payload_len);
-    event->payload_utf8 = eb_utf8_valid(event->payload, event->payload_len);
+    event->payload_utf8 = draft->payload_utf8 || eb_utf8_valid(event->payload, event->payload_len);
     return event;
 }
 

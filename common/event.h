@@ -59,6 +59,7 @@ struct eb_draft {
     size_t topic_len;
     const char *payload;
     size_t payload_len;
+    bool payload_utf8;        /* known to be valid UTF-8 (false: it is looked at) */
     const char *content_type; /* NULL: text/plain */
     size_t content_type_len;
     const char *headers; /* JSON object text made by eb_headers_* (canonical), NULL: none */

@@ -149,6 +149,7 @@ static int read_payload(struct eb_draft *draft, struct eb_draft_memory *memory,
         return read_base64(draft, &memory->payload, text, len, limits, err);
     draft->payload = text;
     draft->payload_len = len;
+    draft->payload_utf8 = true; /* a JSON string is */
     return 0;
 }
 

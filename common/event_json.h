@@ -28,6 +28,20 @@ void eb_draft_memory_finish(struct eb_draft_memory *memory);
 int eb_draft_from_json(struct eb_draft *draft, struct eb_draft_memory *memory, struct eb_json *json,
                        uint32_t obj, bool with_ttl, const struct eb_event_limits *limits,
                        struct eb_error *err);
+#define EB_REQUEST_ID_MAX 128 /* bytes of a request's id that is a string (2.1) */
+
+/* A publish of one event, as eb_publish_scan reads it. All pointers are into its text. */
+struct eb_publish_scan {
+    const char *id; /* JSON text, as it came */
+    size_t id_len;  /* 0: none */
+    struct eb_draft draft;
+};
+/**
+ * Read a publish (2.1) of the usual kind: no escapes, no headers, no member twice or unknown, a message id that is
+ * a UUID. True: it is well-formed, and @ret what the JSON reader and eb_draft_from_json make of it, save that
+ * eb_draft_check is left to the caller. False says nothing: read it with them.
+ */
+bool eb_publish_scan(struct eb_publish_scan *ret, const char *text, size_t len);
 /** The ttl member at @tok (0 = absent → EB_TTL_UNSET); negative or not an integer: EB_INVALID_REQUEST. */
 int eb_ttl_from_json(int64_t *ret, const struct eb_json *json, uint32_t tok, struct eb_error *err);
 /** Checks every draft goes through, however it came (topic, '$', sizes, content type). 0 or -1 with @err. */

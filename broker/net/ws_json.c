@@ -15,10 +15,9 @@
 #include "common/text.h"
 #include "common/uuid.h"
 
-#define ID_STRING_MAX 128
-#define ID_INT_MAX    ((int64_t)1 << 53)
-#define KEEP_TOKENS   4096
-#define KEEP_BYTES    (64 * 1024)
+#define ID_INT_MAX  ((int64_t)1 << 53)
+#define KEEP_TOKENS 4096
+#define KEEP_BYTES  (64 * 1024)
 
 /* A request's id as JSON text; len 0: none. */
 struct id {
@@ -111,7 +110,7 @@ static struct id kept_id(const char *room, uint8_t room_len)
 
 /* What one result takes at most, and the frame around the answer with one (a string id may be all escapes). */
 #define RESULT_MAX 100
-#define ANSWER_MAX (EB_WS_HEADROOM + 32 + 6 * ID_STRING_MAX + 2 + RESULT_MAX)
+#define ANSWER_MAX (EB_WS_HEADROOM + 32 + 6 * EB_REQUEST_ID_MAX + 2 + RESULT_MAX)
 
 #define PUT(at, text) ((char *)memcpy(at, text, sizeof(text) - 1) + sizeof(text) - 1)
 
@@ -212,6 +211,28 @@ static int add_event(struct eb_ws_conn *conn, struct eb_ws_parser *parser,
     if (draft.ttl == EB_TTL_UNSET)
         draft.ttl = ttl;
     return eb_publish_add(bus, publish, &draft, err);
+}
+
+/* The usual publish, read without tokens. False: it is not one, nothing was done. */
+static bool publish_scanned(struct eb_ws_conn *conn, const char *text, size_t len)
+{
+    struct eb_publish_scan scan;
+    struct eb_error err;
+
+    if (!conn->decided || !eb_publish_scan(&scan, text, len) || atomic_load(&conn->side->stopping))
+        return false;
+    struct id id = {.text = scan.id, .len = scan.id_len};
+    struct eb_publish *publish = make_publish(conn, id, 1);
+    if (!publish)
+        return true;
+    if (eb_publish_add(conn->side->bus, publish, &scan.draft, &err) < 0) {
+        err.index = -1;
+        answer_error(conn, id, &err);
+        drop_publish(publish);
+        return true;
+    }
+    eb_bus_publish(conn->side->bus, publish);
+    return true;
 }
 
 static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
@@ -511,9 +532,9 @@ static int read_id(struct eb_json *json, struct id *ret, struct eb_error *err)
     if (token->type == EB_JSON_STRING) {
         size_t len;
         eb_json_string(json, tok, &len);
-        if (len > ID_STRING_MAX)
+        if (len > EB_REQUEST_ID_MAX)
             return eb_fail(err, EB_INVALID_REQUEST, "\"id\" has %zu bytes; at most %d are allowed",
-                           len, ID_STRING_MAX);
+                           len, EB_REQUEST_ID_MAX);
         *ret = (struct id){.text = json->text + token->start - 1, .len = token->len + 2};
         return 0;
     }
@@ -593,6 +614,8 @@ int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, con
 {
     struct eb_error err;
 
+    if (publish_scanned(conn, text, len))
+        return 0;
     if (eb_json_parse(&parser->json, text, len, &err) == 0) {
         carry_out(conn, parser);
     } else if (!binary && !eb_utf8_valid(text, len)) {

@@ -372,9 +372,148 @@ static void payloads_survive_the_way_through(void **state)
     eb_buf_finish(&out);
 }
 
+/* ---- the usual publish, without tokens ---- */
+
+/* What the reader makes of @text as a publish; false when it is none. */
+static bool read_publish(struct eb_draft *draft, const char *text, size_t len, const char **ret_id,
+                         size_t *ret_id_len)
+{
+    if (eb_json_parse(&json, text, len, &err) < 0 || json.tokens[0].type != EB_JSON_OBJECT)
+        return false;
+    uint32_t type = eb_json_member(&json, 0, "type"), data = eb_json_member(&json, 0, "data");
+    uint32_t id = eb_json_member(&json, 0, "id");
+    int64_t ttl;
+    if (!type || !eb_json_equals(&json, type, "publish", 7) || !data)
+        return false;
+    if (eb_ttl_from_json(&ttl, &json, eb_json_member(&json, 0, "ttl"), &err) < 0 ||
+        eb_draft_from_json(draft, &memory, &json, data, true, &limits, &err) < 0)
+        return false;
+    draft->ttl = draft->ttl == EB_TTL_UNSET ? ttl : draft->ttl;
+    bool string = id && json.tokens[id].type == EB_JSON_STRING;
+    *ret_id = text + (id ? json.tokens[id].start - string : 0);
+    *ret_id_len = id ? json.tokens[id].len + 2u * string : 0;
+    return true;
+}
+
+static void same_text(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    assert_int_equal(a_len, b_len);
+    if (a_len > 0)
+        assert_memory_equal(a, b, a_len);
+}
+
+/* ES1: whatever the scan takes, the reader takes, and both mean the same. True: it took it. */
+static bool scan_agrees(const char *text, size_t len)
+{
+    struct eb_publish_scan scan;
+    struct eb_draft draft, *d = &scan.draft;
+    struct eb_error ignored;
+    const char *id;
+    size_t id_len;
+    char *copy = malloc(len); /* of the exact size: no byte behind it may be looked at */
+    memcpy(copy, text, len);
+    bool taken = eb_publish_scan(&scan, copy, len);
+    if (taken && eb_draft_check(d, &limits, &ignored) == 0) {
+        if (!read_publish(&draft, copy, len, &id, &id_len))
+            fail_msg("taken, but refused by the reader: %.*s", (int)len, text);
+        same_text(scan.id, scan.id_len, id, id_len);
+        same_text(d->topic, d->topic_len, draft.topic, draft.topic_len);
+        payload_is(d, draft.payload, draft.payload_len);
+        same_text(d->content_type, d->content_type_len, draft.content_type, draft.content_type_len);
+        assert_int_equal(d->ttl, draft.ttl);
+        assert_int_equal(d->has_id, draft.has_id);
+        assert_memory_equal(d->id, draft.id, sizeof(draft.id));
+        assert_true(eb_utf8_valid(d->payload, d->payload_len));
+        assert_null(draft.headers);
+    } else if (taken && eb_json_parse(&json, copy, len, &err) < 0) {
+        fail_msg("taken, but no JSON: %.*s", (int)len, text);
+    }
+    free(copy);
+    return taken;
+}
+
+static const char *const usual[] = {
+    "{\"type\":\"publish\",\"id\":1,\"data\":{\"topic\":\"a.b\",\"payload\":\"x\"}}",
+    "{\"type\": \"publish\", \"id\": \"one\", \"data\": {\"topic\": \"a.b\", \"payload\": \"\"}}\n",
+    "{\"data\":{\"message_id\":\"" ID
+    "\",\"payload\":\"\xc3\xa9 \xf0\x9f\x98\x80\",\"topic\":\"a\"},"
+    "\"ttl\":60,\"type\":\"publish\"}",
+    "{\"type\":\"publish\",\"data\":{\"topic\":\"a\",\"payload\":\"x\",\"content_type\":\"text/"
+    "html\"},"
+    "\"id\":900719925474099}",
+};
+static const char *const odd[] = {
+    "{\"type\":\"publish\",\"id\":1,\"data\":{\"topic\":\"a\",\"payload\":\"\\n\"}}",
+    "{\"type\":\"publish\",\"id\":1,\"data\":{\"topic\":\"a\",\"payload\":\"x\",\"headers\":{}}}",
+    "{\"type\":\"publish\",\"id\":1,\"data\":{\"topic\":\"a\",\"topic\":\"b\",\"payload\":\"x\"}}",
+    "{\"type\":\"publish\",\"id\":01,\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "{\"type\":\"publish\",\"id\":1.5,\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "{\"type\":\"publish\",\"id\":9007199254740993,\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "{\"type\":\"publish\",\"id\":null,\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "{\"type\":\"publish\",\"ttl\":-1,\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "{\"type\":\"publish\",\"data\":{\"topic\":\"a\",\"payload\":\"x\",\"message_id\":\"mine\"}}",
+    "{\"type\":\"publish\",\"data\":{\"topic\":\"a\",\"payload\":\"\xc3\"}}",
+    "{\"type\":\"publish\",\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}}",
+    "{\"type\":\"publish\",\"data\":{\"topic\":\"a\",\"payload\":\"x\",}}",
+    "{\"type\":\"publish\",\"data\":{\"topic\":\"a\"}}",
+    "{\"type\":\"publish\",\"other\":1,\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "{\"type\":\"ack\",\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+    "\xef\xbb\xbf{\"type\":\"publish\",\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+};
+
+static void the_usual_publish_is_scanned(void **state)
+{
+    char text[300];
+
+    for (size_t i = 0; i < sizeof(usual) / sizeof(usual[0]); i++)
+        if (!scan_agrees(usual[i], strlen(usual[i])))
+            fail_msg("not taken: %s", usual[i]);
+    for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++)
+        if (scan_agrees(odd[i], strlen(odd[i])))
+            fail_msg("taken: %s", odd[i]);
+    for (int len = EB_REQUEST_ID_MAX; len <= EB_REQUEST_ID_MAX + 1; len++) {
+        snprintf(
+            text, sizeof(text),
+            "{\"type\":\"publish\",\"id\":\"%0*d\",\"data\":{\"topic\":\"a\",\"payload\":\"x\"}}",
+            len, 0);
+        assert_int_equal(scan_agrees(text, strlen(text)), len == EB_REQUEST_ID_MAX);
+    }
+}
+
+/* The usual publishes with a few bytes changed, cut out or moved: scan and reader never disagree. */
+static void the_scan_and_the_reader_agree(void **state)
+{
+    static const char bytes[] = "{}[]\",:\\ 0129-.eE+nutx\x01\x7f\x80\xc3\xa9\xed\xf0";
+    unsigned taken = 0;
+    char text[256];
+
+    srand(7);
+    for (int round = 0; round < 200000; round++) {
+        const char *from = usual[rand() % 4];
+        size_t len = strlen(from);
+        memcpy(text, from, len);
+        for (int changes = rand() % 3; changes >= 0; changes--) {
+            size_t at = (size_t)rand() % len, n = (size_t)rand() % 4;
+            if (rand() % 3 == 0) {
+                n = n < len - at ? n : len - at - 1;
+                memmove(text + at, text + at + n, len - at - n);
+                len -= n;
+            } else if (rand() % 2) {
+                text[at] = text[(size_t)rand() % len];
+            } else {
+                text[at] = bytes[(size_t)rand() % (sizeof(bytes) - 1)];
+            }
+        }
+        taken += scan_agrees(text, len);
+    }
+    assert_in_range(taken, 1000, 199000); /* both ways were gone */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        {"scan/the_usual_publish_is_scanned", the_usual_publish_is_scanned},
+        {"scan/the_scan_and_the_reader_agree", the_scan_and_the_reader_agree},
         {"draft/topic_and_payload_are_enough", topic_and_payload_are_enough},
         {"draft/all_members_are_read", all_members_are_read},
         {"draft/faults_have_their_codes", faults_have_their_codes},

@@ -315,10 +315,35 @@ static void matching_costs_linear_time(void **state)
     }
 }
 
+/* One or two odd bytes at every place of topics of every length: found, wherever blocks of bytes begin and end. */
+static void odd_bytes_are_found_anywhere(void **state)
+{
+    static const char odd[] = ". *#\x1f\x7f";
+    struct eb_error err;
+    char text[64];
+
+    for (size_t len = 1; len <= 50; len++) {
+        memset(text, 'a', sizeof(text));
+        assert_int_equal(eb_topic_check(text, len, &err), 0);
+        for (size_t at = 0; at < len; at++) {
+            for (size_t i = 0; i < sizeof(odd) - 1; i++) {
+                bool fine = odd[i] == '.' && at > 0 && at < len - 1;
+                text[at] = odd[i];
+                assert_int_equal(eb_topic_check(text, len, &err), fine ? 0 : -1);
+            }
+            text[at] = text[at + 1] = '.';
+            if (at + 1 < len)
+                assert_int_equal(eb_topic_check(text, len, &err), -1);
+            text[at] = text[at + 1] = 'a';
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CLAIM("topic/good_topics_are_taken", good_topics_are_taken),
+        CLAIM("topic/odd_bytes_are_found_anywhere", odd_bytes_are_found_anywhere),
         CLAIM("topic/refusal_says_what_is_wrong", refusal_says_what_is_wrong),
         CLAIM("topic/exactly_these_code_points_are_refused", exactly_these_code_points_are_refused),
         CLAIM("pattern/facts_are_right", pattern_facts_are_right),
