@@ -39,7 +39,8 @@ struct eb_event;
 struct eb_frame {
     atomic_uint refs; /* one per holder: a queue entry, an event's cache of encodings, the maker */
     uint32_t len;
-    uint32_t cap; /* answers only: room behind len while one queue alone holds it */
+    uint32_t cap;    /* answers only: room behind len while one queue alone holds it */
+    uint32_t events; /* of a bundle: how many stand in it, see eb_frame_seqs; else 0 */
     struct eb_event
         *event; /* embedded subscribers: the event itself, one reference held; else NULL */
     unsigned char data[];
@@ -53,5 +54,16 @@ struct eb_frame *eb_frame_create(size_t cap);
  */
 struct eb_frame *eb_frame_reserve(struct eb_frame *frame, size_t more);
 struct eb_frame *eb_frame_from(const void *data, size_t len);
+/**
+ * A bundle, one frame with several events: begin it in an empty buffer with room for about @room bytes, append
+ * the events as they go on the wire, end it with their @count seqs. The frame takes the buffer's memory, which is
+ * empty afterwards; NULL when memory ran out on the way.
+ */
+void eb_frame_begin(struct eb_buf *buf, size_t room);
+struct eb_frame *eb_frame_end(struct eb_buf *buf, const uint64_t *seqs, uint32_t count);
+/** Bytes appended since eb_frame_begin. */
+size_t eb_frame_begun(const struct eb_buf *buf);
+/** The seqs of a bundle's events, ->events of them. */
+const uint64_t *eb_frame_seqs(const struct eb_frame *frame);
 struct eb_frame *eb_frame_ref(struct eb_frame *frame);
 void eb_frame_unref(struct eb_frame *frame); /* NULL is fine */

@@ -16,6 +16,7 @@ struct eb_frame *eb_frame_create(size_t cap)
     frame->len = 0;
     frame->cap = (uint32_t)cap;
     frame->event = NULL;
+    frame->events = 0;
     return frame;
 }
 
@@ -45,6 +46,47 @@ struct eb_frame *eb_frame_from(const void *data, size_t len)
         frame->len = (uint32_t)len;
     }
     return frame;
+}
+
+/* ---- bundles: [frame][bytes][padding][seqs], all in one piece ---- */
+
+void eb_frame_begin(struct eb_buf *buf, size_t room)
+{
+    if (eb_buf_reserve(buf, sizeof(struct eb_frame) + room))
+        buf->len = sizeof(struct eb_frame);
+}
+
+size_t eb_frame_begun(const struct eb_buf *buf)
+{
+    return buf->failed ? 0 : buf->len - sizeof(struct eb_frame);
+}
+
+static size_t seqs_at(size_t len)
+{
+    return (len + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
+}
+
+struct eb_frame *eb_frame_end(struct eb_buf *buf, const uint64_t *seqs, uint32_t count)
+{
+    size_t len = eb_frame_begun(buf), at = seqs_at(len), room = at + count * sizeof(*seqs);
+
+    if (!eb_buf_reserve(buf, room - len) || len > UINT32_MAX) {
+        eb_buf_finish(buf);
+        return NULL;
+    }
+    struct eb_frame *frame = (struct eb_frame *)(void *)buf->data;
+    atomic_init(&frame->refs, 1);
+    frame->len = frame->cap = (uint32_t)len;
+    frame->event = NULL;
+    frame->events = count;
+    memcpy(frame->data + at, seqs, count * sizeof(*seqs));
+    *buf = (struct eb_buf)EB_BUF_INIT;
+    return frame;
+}
+
+const uint64_t *eb_frame_seqs(const struct eb_frame *frame)
+{
+    return (const uint64_t *)(const void *)(frame->data + seqs_at(frame->len));
 }
 
 struct eb_frame *eb_frame_ref(struct eb_frame *frame)

@@ -55,14 +55,14 @@ static struct batch *steal_locked(struct eb_autoack *autoack)
     return batch;
 }
 
-/* How many of the items it took; *ret_full is a batch to be submitted, *ret_first: a batch was begun. */
-static size_t fill_locked(struct eb_autoack *autoack, const struct eb_out *items, size_t count,
+/* How many of the seqs it took; *ret_full is a batch to be submitted, *ret_first: a batch was begun. */
+static size_t fill_locked(struct eb_autoack *autoack, const uint64_t *seqs, size_t count,
                           struct batch **ret_full, bool *ret_first)
 {
     size_t i;
     for (i = 0; i < count && *ret_full == NULL; i++) {
-        uint64_t seq = items[i].seq, *recent = &autoack->recent[seq % RECENT];
-        if (seq == 0 || *recent == seq)
+        uint64_t seq = seqs[i], *recent = &autoack->recent[seq % RECENT];
+        if (*recent == seq)
             continue;
         if (autoack->batch == NULL) {
             autoack->batch = calloc(1, sizeof(*autoack->batch));
@@ -79,17 +79,30 @@ static size_t fill_locked(struct eb_autoack *autoack, const struct eb_out *items
     return i;
 }
 
-void eb_autoack_mark(struct eb_autoack *autoack, const struct eb_out *items, size_t count)
+static void mark(struct eb_autoack *autoack, const uint64_t *seqs, size_t count, bool *ret_first)
 {
-    bool first = false;
     while (count > 0) {
         struct batch *full = NULL;
         eb_lock_take(&autoack->lock);
-        size_t taken = fill_locked(autoack, items, count, &full, &first);
+        size_t taken = fill_locked(autoack, seqs, count, &full, ret_first);
         eb_lock_drop(&autoack->lock);
         submit(full);
-        items += taken;
+        seqs += taken;
         count -= taken;
+    }
+}
+
+void eb_autoack_mark(struct eb_autoack *autoack, const struct eb_out *items, size_t count)
+{
+    bool first = false;
+    for (size_t i = 0; i < count; i++) {
+        const struct eb_frame *frame = items[i].frame;
+        if (items[i].seq == 0)
+            continue;
+        if (frame->events != 0)
+            mark(autoack, eb_frame_seqs(frame), frame->events, &first);
+        else
+            mark(autoack, &items[i].seq, 1, &first);
     }
     if (first)
         eb_pool_autoack_due(autoack->bus->pool, eb_mono_ms() + DELAY_MS);

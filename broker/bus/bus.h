@@ -14,11 +14,14 @@
  * (B3) `visible` is the end of the segment being dispatched: set before its dispatch begins, and no reader
  *      looks past it. A stream goes live under its session's lock and only when its cursor is at `visible`.
  *      Hence no gap and no repeat at the seam (see dispatch.c, session.c).
- * (B4) Queues are bounded. A full one makes the shared stream lagging: it holds no memory and is fed by the
+ * (B4) Queues are bounded, in events and bytes. A full one makes the shared stream lagging: it holds no memory and is fed by the
  *      reader pool from its cursor. Answers are not bounded here: the net stops reading requests.
  * (B5) No session or shard lock is held across disk, socket or callback; wake-ups are collected and run after.
  * (B6) Requests of one session take effect in order: subscribe, unsubscribe and ack are operations in the
  *      store's queue, carried out by the dispatcher at their place.
+ *
+ * (B7) Consecutive events of a stream may share a place in the queue, as one frame (a bundle): they are counted,
+ *      bounded, skipped and marked one by one as without.
  *
  * Replies to bad input are the callers' business: functions here fill a struct eb_error.
  */
@@ -118,6 +121,13 @@ struct eb_session_ops {
      * merged from several, by eb_session_answer. May be NULL. On the committing thread, under the commit lock.
      */
     void (*answers)(struct eb_session *session);
+    /*
+     * Several events as they go on the wire, one behind the other: appends the first, and further ones until @out has
+     * grown to @max_bytes, and returns how many. With NULL each event is a frame of its own. Sessions with the same ops
+     * that are legacy alike are given the same bundles when they want the same events. As `event` otherwise.
+     */
+    size_t (*events)(struct eb_session *session, struct eb_event *const *events, size_t count,
+                     const char *pattern, size_t max_bytes, struct eb_buf *out);
 };
 
 /**
@@ -191,7 +201,7 @@ void eb_bus_fence(struct eb_bus *bus, struct eb_session *session, struct eb_requ
 
 struct eb_out {
     struct eb_frame *frame; /* one reference */
-    uint64_t seq;           /* of a live or replayed event; 0: an answer or notice */
+    uint64_t seq; /* of a live or replayed event, or a bundle's first; 0: an answer or notice */
 };
 /** Append an answer (never dropped, not bounded here). Takes over the frame's reference. Wakes. Any thread. */
 void eb_session_reply(struct eb_session *session, struct eb_frame *frame);

@@ -156,12 +156,18 @@ void eb_bus_settle(struct eb_bus *bus);
 
 enum eb_fit { EB_FIT_LIVE, EB_FIT_REPLAY };
 size_t eb_frame_weight(const struct eb_frame *frame);
-/** Would an event of that weight fit? Always when no event waits, however large. */
-bool eb_queue_fits_locked(struct eb_session *session, size_t weight, enum eb_fit fit);
+/** Would so many events of that weight in all fit? Always when no event waits, however large. */
+bool eb_queue_fits_locked(struct eb_session *session, uint32_t events, size_t weight,
+                          enum eb_fit fit);
 /** The queue has drained under half of its bounds: streams may go on. */
 bool eb_queue_has_room_locked(struct eb_session *session);
 /** Append; takes over the frame's reference only when it returns 0. -ENOMEM. */
 int eb_queue_push_locked(struct eb_session *session, struct eb_frame *frame, uint64_t seq);
+/** How many events a queued frame with a seq holds. */
+static inline uint32_t eb_frame_events(const struct eb_frame *frame)
+{
+    return frame->events != 0 ? frame->events : 1;
+}
 /** The same for an answer, which is joined with the one before it when that still waits and has room. */
 int eb_queue_answer_locked(struct eb_session *session, struct eb_frame *frame);
 /** Give a stream that wants to be read its place in the pool, or let it wait for room. */
@@ -171,10 +177,29 @@ void eb_session_lag_locked(struct eb_session *session, uint64_t cursor);
 void eb_session_catch_up_locked(struct eb_session *session, uint64_t cursor);
 void eb_session_wake(struct eb_session *session);
 
+/* ---- bundle.c ---- */
+
+struct eb_bundle_bounds {
+    uint32_t events; /* 1: none are made */
+    size_t bytes;
+};
+/** Small beside the queue's own bounds, so that those stay fine. */
+struct eb_bundle_bounds eb_bundle_bounds(const struct eb_session *session);
+/**
+ * The first of @events as one frame, as many as the bounds allow: *ret_count of them, at least 1. A single one is the
+ * frame of ops->event. NULL: out of memory. No lock held.
+ */
+struct eb_frame *eb_bundle_make(struct eb_session *session, struct eb_event *const *events,
+                                uint32_t count, const char *pattern,
+                                const struct eb_bundle_bounds *bounds, uint32_t *ret_count);
+
 /* ---- table.c ---- */
 
-struct eb_match {     /* immutable, shared: who wants a topic */
-    atomic_uint refs; /* one for the cache, one per dispatch that uses it */
+struct eb_match {           /* immutable, shared: who wants a topic */
+    atomic_uint refs;       /* one per topic of the cache, one per dispatch that uses it */
+    bool listed;            /* [S] among the cache's different answers */
+    uint64_t hash;          /* [I] of its contents */
+    struct eb_match *chain; /* [S] of that list */
     uint32_t count;
     struct eb_sub *subs[]; /* one reference each */
 };

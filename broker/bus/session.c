@@ -11,8 +11,8 @@
  * (Q1) Both decide under the lock. If the reader comes first, the dispatcher finds the stream live and pushes
  *      everything above its cursor; if the dispatcher comes first, it has moved `visible` before, so the reader
  *      sees that it is not at the end. No event falls between, none comes twice.
- * (Q2) Waiting room: an event fits when it keeps both bounds or when no event waits at all (a single event
- *      larger than the bound must pass). Answers and notices always fit; the net bounds them by not reading.
+ * (Q2) Waiting room: an event or bundle fits when it keeps both bounds or when no event waits at all (a single
+ *      event larger than the bound must pass; bundles are small beside the bounds, bundle.c). Answers and notices always fit; the net bounds them by not reading.
  * (Q3) What was taken still counts until it is sent, and its places in the ring stay free for putback.
  * (Q4) A stream is at most once in the pool. One that found no room is woken by eb_session_sent; there was an
  *      unsent event then, so that call will come.
@@ -257,7 +257,8 @@ size_t eb_frame_weight(const struct eb_frame *frame)
     return frame->event != NULL ? eb_event_size(frame->event) : frame->len;
 }
 
-bool eb_queue_fits_locked(struct eb_session *session, size_t weight, enum eb_fit fit)
+bool eb_queue_fits_locked(struct eb_session *session, uint32_t count, size_t weight,
+                          enum eb_fit fit)
 {
     size_t events = session->bus->config.queue_events, bytes = session->bus->config.queue_bytes;
     if (fit ==
@@ -267,8 +268,8 @@ bool eb_queue_fits_locked(struct eb_session *session, size_t weight, enum eb_fit
     }
     if (session->events == 0)
         return true;
-    return session->events < events && session->event_bytes < bytes &&
-           weight <= bytes - session->event_bytes;
+    return session->events < events && count <= events - session->events &&
+           session->event_bytes < bytes && weight <= bytes - session->event_bytes;
 }
 
 bool eb_queue_has_room_locked(struct eb_session *session)
@@ -305,7 +306,7 @@ int eb_queue_push_locked(struct eb_session *session, struct eb_frame *frame, uin
         (struct eb_out){frame, seq};
     session->count++;
     if (seq != 0) {
-        session->events++;
+        session->events += eb_frame_events(frame);
         session->event_bytes += eb_frame_weight(frame);
     } else {
         session->answer_bytes += frame->len;
@@ -317,7 +318,7 @@ int eb_queue_push_locked(struct eb_session *session, struct eb_frame *frame, uin
 static void uncount_locked(struct eb_session *session, const struct eb_out *item)
 {
     if (item->seq != 0) {
-        session->events--;
+        session->events -= eb_frame_events(item->frame);
         session->event_bytes -= eb_frame_weight(item->frame);
     } else {
         session->answer_bytes -= item->frame->len;
@@ -446,7 +447,7 @@ void eb_session_sent(struct eb_session *session, struct eb_out *items, size_t co
     struct eb_out *ring = NULL;
     eb_lock_take(&session->lock);
     for (size_t i = 0; i < count; i++) {
-        events += items[i].seq != 0;
+        events += items[i].seq != 0 ? eb_frame_events(items[i].frame) : 0;
         if (!session->closed)
             uncount_locked(session, &items[i]);
     }

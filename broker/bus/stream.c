@@ -24,9 +24,10 @@
 
 struct delivery {
     struct eb_frame *frame;
-    uint64_t seq;  /* of an event; 0: a gap */
+    uint64_t seq;  /* of an event, or a bundle's first; 0: a gap */
     uint64_t upto; /* where the cursor is after it */
     size_t weight;
+    uint32_t events;
 };
 
 struct turn {
@@ -34,6 +35,7 @@ struct turn {
     struct eb_session *session;
     struct eb_sub *sub; /* NULL: shared */
     struct eb_page_request request;
+    struct eb_bundle_bounds bundles;
     struct eb_snapshot *snap; /* shared only */
     struct eb_page page;
     struct delivery *out;
@@ -150,7 +152,8 @@ static bool deliver(struct turn *turn, struct eb_frame *frame, uint64_t seq, uin
         turn->cap = cap;
     }
     size_t weight = frame != NULL ? eb_frame_weight(frame) : 0;
-    turn->out[turn->count++] = (struct delivery){frame, seq, upto, weight};
+    uint32_t events = frame != NULL ? eb_frame_events(frame) : 0;
+    turn->out[turn->count++] = (struct delivery){frame, seq, upto, weight, events};
     return true;
 }
 
@@ -182,28 +185,53 @@ static const char *mark_of(const struct turn *turn)
     return turn->sub->entries[0].pattern.text;
 }
 
+/* The wanted ones of the page's events from *at on, up to a gap, as frames. False: see deliver; *at is where. */
+static bool deliver_run(struct turn *turn, size_t *at)
+{
+    struct eb_event *run[EB_PAGE_EVENTS];
+    struct eb_page *page = &turn->page;
+    size_t places[EB_PAGE_EVENTS];
+    uint32_t count = 0, taken = 0;
+    size_t i = *at;
+    for (; i < page->count && page->items[i].event != NULL && count < EB_PAGE_EVENTS; i++) {
+        struct eb_event *event = page->items[i].event;
+        if (turn->sub == NULL && !snapshot_wants(turn->snap, event))
+            continue;
+        places[count] = i;
+        run[count++] = event;
+    }
+    for (uint32_t done = 0; done < count; done += taken) {
+        *at = places[done];
+        if (eb_session_closed(turn->session))
+            return true;
+        struct eb_frame *frame = eb_bundle_make(turn->session, run + done, count - done,
+                                                mark_of(turn), &turn->bundles, &taken);
+        if (frame == NULL && eb_session_closed(turn->session))
+            return true;
+        if (frame == NULL || !deliver(turn, frame, run[done]->seq, run[done + taken - 1]->seq))
+            return false;
+    }
+    *at = i;
+    return true;
+}
+
 static void turn_encode(struct turn *turn)
 {
-    const char *mark = mark_of(turn);
-    const struct eb_session_ops *ops = turn->session->ops;
-    for (size_t i = 0; i < turn->page.count; i++) {
+    for (size_t i = 0; i < turn->page.count;) {
         struct eb_page_item *item = &turn->page.items[i];
-        uint64_t first = item->event != NULL ? item->event->seq : item->from_seq;
-        bool taken = true;
         if (eb_session_closed(turn->session))
             return;
-        if (item->event == NULL)
-            taken = deliver_gap(turn, item);
-        else if (turn->sub != NULL || snapshot_wants(turn->snap, item->event))
-            taken = deliver(turn, ops->event(turn->session, item->event, mark), first, first);
+        bool taken = item->event == NULL ? deliver_gap(turn, item) : deliver_run(turn, &i);
         if (!taken) {
-            turn->page.next = first;
+            item = &turn->page.items[i];
+            turn->page.next = item->event != NULL ? item->event->seq : item->from_seq;
             turn->rc = -ENOMEM;
             return;
         }
+        i += item->event == NULL;
     }
     if (turn->sub != NULL && turn->page.next > turn->request.upto)
-        turn->live = ops->live(turn->session, mark, turn->page.next - 1);
+        turn->live = turn->session->ops->live(turn->session, mark_of(turn), turn->page.next - 1);
 }
 
 /* ---- the turn ---- */
@@ -303,7 +331,7 @@ static enum outcome hand_over_locked(struct turn *turn, bool *ret_pushed)
     for (size_t i = 0; i < turn->count; i++) {
         struct delivery *d = &turn->out[i];
         if (d->frame != NULL) {
-            if (d->seq != 0 && !eb_queue_fits_locked(turn->session, d->weight, fit)) {
+            if (d->seq != 0 && !eb_queue_fits_locked(turn->session, d->events, d->weight, fit)) {
                 stream->cursor = d->seq - 1;
                 return FULL;
             }
@@ -378,7 +406,10 @@ static bool turn_finish_locked(struct turn *turn, int64_t *ret_later)
 
 void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
 {
-    struct turn turn = {.stream = stream, .session = stream->session, .sub = stream->sub};
+    struct turn turn = {.stream = stream,
+                        .session = stream->session,
+                        .sub = stream->sub,
+                        .bundles = eb_bundle_bounds(stream->session)};
     struct eb_session *session = turn.session;
     int64_t later = -1;
     bool pushed = false;

@@ -15,6 +15,8 @@
  *      long, and what is hot is back at the price of one walk.
  * (T4) References are dropped outside the lock: the last one of a session runs its transport's destroy.
  * (T5) Hashes are keyed by a secret of this table: words and topics are chosen by clients.
+ * (T6) Topics with the same answer share one match array, so whoever has two can tell by the pointer that they
+ *      are for the same subscriptions, and the arrays need room by their number and not by that of the topics.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -53,8 +55,10 @@ struct cached {
 
 struct cache {
     struct cached **buckets;
-    size_t size, count; /* size is a power of two */
-    size_t pointers;    /* in all answers */
+    struct eb_match *
+        *kinds;         /* the different answers, by their contents (T6); held by their topics */
+    size_t size, count; /* size, of both tables, is a power of two */
+    size_t pointers;    /* in all different answers */
 };
 
 struct node_set {
@@ -138,6 +142,7 @@ static void cache_free(struct cache *cache)
         }
     }
     free(cache->buckets);
+    free(cache->kinds);
 }
 
 static struct cached *cache_find(const struct cache *cache, uint64_t hash, const char *topic,
@@ -157,8 +162,12 @@ static bool cache_grow(struct cache *cache)
 {
     size_t size = cache->size != 0 ? cache->size * 2 : 64;
     struct cached **buckets = calloc(size, sizeof(struct cached *));
-    if (buckets == NULL)
+    struct eb_match **kinds = calloc(size, sizeof(struct eb_match *));
+    if (buckets == NULL || kinds == NULL) {
+        free(buckets);
+        free(kinds);
         return false;
+    }
     for (size_t i = 0; i < cache->size; i++) {
         for (struct cached *next, *item = cache->buckets[i]; item != NULL; item = next) {
             next = item->chain;
@@ -166,8 +175,17 @@ static bool cache_grow(struct cache *cache)
             buckets[item->hash & (size - 1)] = item;
         }
     }
+    for (size_t i = 0; i < cache->size; i++) {
+        for (struct eb_match *next, *match = cache->kinds[i]; match != NULL; match = next) {
+            next = match->chain;
+            match->chain = kinds[match->hash & (size - 1)];
+            kinds[match->hash & (size - 1)] = match;
+        }
+    }
     free(cache->buckets);
+    free(cache->kinds);
     cache->buckets = buckets;
+    cache->kinds = kinds;
     cache->size = size;
     return true;
 }
@@ -185,8 +203,12 @@ static void cache_put(struct cache *cache, uint64_t hash, const char *topic, siz
     item->len = (uint8_t)len;
     memcpy(item->topic, topic, len);
     item->match = match;
-    if (match != NULL) {
+    if (match != NULL)
         atomic_fetch_add_explicit(&match->refs, 1, memory_order_relaxed);
+    if (match != NULL && !match->listed) {
+        match->listed = true;
+        match->chain = cache->kinds[match->hash & (cache->size - 1)];
+        cache->kinds[match->hash & (cache->size - 1)] = match;
         cache->pointers += match->count;
     }
     item->chain = cache->buckets[hash & (cache->size - 1)];
@@ -429,6 +451,22 @@ static bool walk_locked(struct eb_table *table, struct shard *shard, const char 
     return true;
 }
 
+/* One that the cache has with the same contents (T6), with a reference, or NULL. */
+static struct eb_match *same_match(const struct cache *cache, const struct eb_match *like)
+{
+    if (cache->size == 0)
+        return NULL;
+    for (struct eb_match *match = cache->kinds[like->hash & (cache->size - 1)]; match != NULL;
+         match = match->chain) {
+        if (match->hash == like->hash && match->count == like->count &&
+            memcmp(match->subs, like->subs, like->count * sizeof(like->subs[0])) == 0) {
+            atomic_fetch_add_explicit(&match->refs, 1, memory_order_relaxed);
+            return match;
+        }
+    }
+    return NULL;
+}
+
 static int match_locked(struct eb_table *table, struct shard *shard, const char *topic, size_t len,
                         struct eb_match **ret)
 {
@@ -447,13 +485,22 @@ static int match_locked(struct eb_table *table, struct shard *shard, const char 
     struct eb_match *match = malloc(sizeof(*match) + count * sizeof(match->subs[0]));
     if (match == NULL)
         return -ENOMEM;
-    atomic_init(&match->refs, 1);
-    match->count = 0;
+    *match = (struct eb_match){.hash = 0};
     for (size_t i = 0; i < shard->now.count; i++) {
         for (struct eb_entry *entry = shard->now.nodes[i]->entries; entry != NULL;
-             entry = entry->next)
-            match->subs[match->count++] = eb_sub_ref(entry->sub);
+             entry = entry->next) {
+            match->hash = mix(match->hash ^ (uintptr_t)entry->sub, table->secret[1]);
+            match->subs[match->count++] = entry->sub;
+        }
     }
+    *ret = same_match(&shard->cache, match);
+    if (*ret != NULL) {
+        free(match);
+        return 0;
+    }
+    for (uint32_t i = 0; i < match->count; i++)
+        eb_sub_ref(match->subs[i]);
+    atomic_init(&match->refs, 1);
     *ret = match;
     return 0;
 }
@@ -480,13 +527,11 @@ int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t 
         if (match != NULL)
             atomic_fetch_add_explicit(&match->refs, 1, memory_order_relaxed);
     } else if (shard->entries > 0) { /* an empty shard remembers nothing */
+        if (shard->cache.count >= shard->max_topics || shard->cache.pointers >= shard->max_pointers)
+            old = cache_steal(shard);
         rc = match_locked(table, shard, topic, len, &match);
-        if (rc == 0) {
-            if (shard->cache.count >= shard->max_topics ||
-                shard->cache.pointers >= shard->max_pointers)
-                old = cache_steal(shard);
+        if (rc == 0)
             cache_put(&shard->cache, hash, topic, len, match);
-        }
     }
     eb_lock_drop(&shard->lock);
     cache_free(&old);

@@ -144,6 +144,7 @@ static void session_destroy(struct eb_session *session)
 
 const struct eb_session_ops eb_ws_session_ops = {
     .event = eb_ws_encode_event,
+    .events = eb_ws_encode_events,
     .gap = eb_ws_encode_gap,
     .live = eb_ws_encode_live,
     .wake = session_wake,

@@ -73,6 +73,51 @@ struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event 
     return frame ? eb_event_cache_frame(event, enc, frame) : NULL;
 }
 
+/* The header is written behind the text, when its length is known; most often it has the size of the one before. */
+static void append_event(struct eb_buf *out, const struct eb_event *event,
+                         const struct eb_event_json_style *style, size_t *guess)
+{
+    unsigned char header[EB_WS_HEADER_MAX];
+    size_t at = out->len;
+
+    if (!eb_buf_reserve(out, *guess))
+        return;
+    out->len += *guess;
+    eb_event_write_json(out, event, style);
+    if (eb_buf_failed(out))
+        return;
+    size_t len = out->len - at - *guess, size = eb_ws_header(header, EB_WS_TEXT, len);
+    if (size > *guess && !eb_buf_reserve(out, size - *guess))
+        return;
+    if (size != *guess)
+        memmove(out->data + at + size, out->data + at + *guess, len);
+    memcpy(out->data + at, header, size);
+    out->len = at + size + len;
+    *guess = size;
+}
+
+size_t eb_ws_encode_events(struct eb_session *session, struct eb_event *const *events, size_t count,
+                           const char *pattern, size_t max_bytes, struct eb_buf *out)
+{
+    const struct eb_ws_conn *conn = eb_session_user(session);
+    bool legacy = atomic_load(&conn->legacy);
+    struct eb_event_json_style style = {.type = "event", .pattern = legacy ? NULL : pattern};
+    size_t guess = 4, i;
+
+    for (i = 0; i < count && (i == 0 || out->len < max_bytes); i++) {
+        style.payload_array = legacy && !events[i]->payload_utf8;
+        struct eb_frame *frame = style.pattern || style.payload_array
+                                     ? NULL
+                                     : eb_event_cached(events[i], EB_ENC_WS_JSON);
+        if (frame)
+            eb_buf_add(out, frame->data, frame->len);
+        else
+            append_event(out, events[i], &style, &guess);
+        eb_frame_unref(frame);
+    }
+    return i;
+}
+
 /* An older client is sent events and nothing else: what it is not told is counted and logged. */
 static bool keep_from_legacy(const struct eb_ws_conn *conn, const char *what)
 {

@@ -259,6 +259,8 @@ char *eb_ws_seal(struct eb_buf *buf, int opcode, size_t *ret_len);
 void eb_ws_headroom(struct eb_buf *buf);
 struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event *event,
                                     const char *pattern);
+size_t eb_ws_encode_events(struct eb_session *session, struct eb_event *const *events, size_t count,
+                           const char *pattern, size_t max_bytes, struct eb_buf *out);
 struct eb_frame *eb_ws_encode_gap(struct eb_session *session, const struct eb_gap *gap);
 struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *pattern, uint64_t seq);
 /** The same as binary frames. */

@@ -317,6 +317,28 @@ static struct eb_frame *on_event(struct eb_session *session, struct eb_event *ev
     return word(event->payload_len, "E%" PRIu64, event->seq);
 }
 
+/* Their words in a row, and as many bytes as they have singly. */
+static size_t on_events(struct eb_session *session, struct eb_event *const *events, size_t count,
+                        const char *pattern, size_t max_bytes, struct eb_buf *out)
+{
+    static const char nothing[1024];
+    size_t done = 0, pad = 0;
+    while (done < count && (done == 0 || out->len + pad < max_bytes)) {
+        struct eb_frame *frame = on_event(session, events[done], pattern);
+        size_t len = strlen((const char *)frame->data);
+        eb_buf_add(out, " ", done > 0);
+        eb_buf_add(out, frame->data, len);
+        pad += frame->len - len - (done > 0);
+        eb_frame_unref(frame);
+        done++;
+    }
+    for (size_t more; pad > 0; pad -= more) {
+        more = pad < sizeof(nothing) ? pad : sizeof(nothing);
+        eb_buf_add(out, nothing, more);
+    }
+    return done;
+}
+
 static struct eb_frame *on_gap(struct eb_session *session, const struct eb_gap *gap)
 {
     char list[512] = "";
@@ -353,6 +375,12 @@ static void on_destroy(struct eb_session *session)
 }
 
 static const struct eb_session_ops session_ops = {on_event, on_gap, on_live, on_wake, on_destroy};
+static const struct eb_session_ops bundle_ops = {.event = on_event,
+                                                 .gap = on_gap,
+                                                 .live = on_live,
+                                                 .wake = on_wake,
+                                                 .destroy = on_destroy,
+                                                 .events = on_events};
 
 const char *fake_drain(struct fake_box *box, size_t max)
 {
@@ -574,8 +602,9 @@ struct fake_box *fake_box(struct fake_world *world, bool one_subscription)
 {
     struct fake_box *box = calloc(1, sizeof(*box));
     box->world = world;
-    assert_int_equal(
-        eb_session_create(world->bus, &session_ops, box, one_subscription, &box->session), 0);
+    assert_int_equal(eb_session_create(world->bus, world->bundles ? &bundle_ops : &session_ops, box,
+                                       one_subscription, &box->session),
+                     0);
     return box;
 }
 

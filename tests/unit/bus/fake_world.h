@@ -19,7 +19,8 @@ struct fake_world {
     bool fail_commit;            /* the next one */
     bool fail_pages;             /* every page: -EIO */
     unsigned fail_matches;       /* so many look-ups in the topic table: -ENOMEM */
-    size_t page_rows;            /* rows looked at in one page; 0: no bound */
+    bool bundles;     /* of boxes made from now on: a frame may hold the words of several events */
+    size_t page_rows; /* rows looked at in one page; 0: no bound */
     void (*during_page)(struct fake_world *world, void *ctx); /* once, after the page was read */
     /* Once, after somebody has looked at eb_bus_visible and before he acts on it: maybe under a session's lock. */
     void (*after_visible)(struct fake_world *world, void *ctx);

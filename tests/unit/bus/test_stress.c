@@ -76,7 +76,19 @@ static void on_wake(struct eb_session *session)
     pthread_mutex_unlock(&box->mutex);
 }
 
-static const struct eb_session_ops ops = {on_event, on_gap, on_live, on_wake, NULL};
+static size_t on_events(struct eb_session *session, struct eb_event *const *events, size_t count,
+                        const char *pattern, size_t max_bytes, struct eb_buf *out)
+{
+    size_t i;
+    for (i = 0; i < count && (i == 0 || out->len < max_bytes); i++) {
+        struct note n = {.kind = pattern != NULL ? 'R' : 'E', .seq = events[i]->seq};
+        eb_buf_add(out, &n, sizeof(n));
+    }
+    return i;
+}
+
+static const struct eb_session_ops ops = {
+    .event = on_event, .gap = on_gap, .live = on_live, .wake = on_wake, .events = on_events};
 
 static void check(struct box *box, const struct note *n)
 {
@@ -121,9 +133,11 @@ static void *drain(void *arg)
         }
         size_t sent = ++round % 3 == 0 ? count / 2 : count; /* EAGAIN now and then */
         for (size_t i = 0; i < sent; i++) {
-            struct note n;
-            memcpy(&n, out[i].frame->data, sizeof(n));
-            check(box, &n);
+            for (size_t at = 0; at < out[i].frame->len; at += sizeof(struct note)) {
+                struct note n;
+                memcpy(&n, out[i].frame->data + at, sizeof(n));
+                check(box, &n);
+            }
         }
         eb_session_putback(box->session, out + sent, count - sent);
         eb_session_sent(box->session, out, sent);

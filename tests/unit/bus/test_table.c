@@ -126,29 +126,52 @@ static void table_flood_with_long_answers_stays_bounded(void **unused)
 {
     struct fake_world *w = fake_open(NULL);
     struct fake_box *box = fake_box(w, false);
-    struct eb_sub *subs[1000];
+    struct eb_sub *subs[6000];
     size_t most = 0;
     char text[64];
-    for (int i = 0; i < 1000; i++) {
-        subs[i] = make_sub(box, i % 2 ? "#" : "flood.#");
+    for (int i = 0; i < 6000;
+         i++) { /* 500 of each kind want all topics, and one more each, so that no two agree */
+        snprintf(text, sizeof(text), i % 2 ? "*.%d" : "flood.%d", i / 2 - 500);
+        subs[i] = make_sub(box, i >= 1000 ? text : i % 2 ? "#" : "flood.#");
         assert_int_equal(eb_table_add(w->bus->table, subs[i]), 0);
     }
-    for (int i = 0; i < 10000; i++) {
+    for (int i = 0; i < 2500; i++) {
         size_t pointers, len = (size_t)snprintf(text, sizeof(text), "flood.%d", i);
         for (int wild = 0; wild < 2; wild++) {
             struct eb_match *match = NULL;
             assert_int_equal(eb_table_match(w->bus->table, wild, text, len, &match), 0);
-            assert_int_equal(match->count, 500);
+            assert_int_equal(match->count, 501);
             eb_match_unref(match);
         }
         eb_table_cached(w->bus->table, &pointers);
         most = pointers > most ? pointers : most;
     }
     assert_in_range(most, 100000, 1200000);
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 6000; i++) {
         eb_table_remove(w->bus->table, subs[i]);
         eb_sub_unref(subs[i]);
     }
+    fake_box_close(box);
+    fake_close(w);
+}
+
+/* T6: topics wanted by the same subscriptions have one answer, others have another. */
+static void table_same_answers_are_one(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct fake_box *box = fake_box(w, false);
+    static const char *const topics[] = {"a.x", "a.y", "a.b"};
+    struct eb_match *match[3] = {NULL};
+    fake_subscribe(box, "a.*", LIVE);
+    fake_subscribe(box, "a.b", LIVE);
+    fake_commit(w, ALL);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(
+            eb_table_match(w->bus->table, false, topics[i], strlen(topics[i]), &match[i]), 0);
+    assert_ptr_equal(match[0], match[1]);
+    assert_ptr_not_equal(match[0], match[2]);
+    for (int i = 0; i < 3; i++)
+        eb_match_unref(match[i]);
     fake_box_close(box);
     fake_close(w);
 }
@@ -195,6 +218,7 @@ int main(void)
         cmocka_unit_test(table_answers_as_the_matcher_does),
         cmocka_unit_test(table_flood_of_topics_stays_bounded),
         cmocka_unit_test(table_flood_with_long_answers_stays_bounded),
+        cmocka_unit_test(table_same_answers_are_one),
         cmocka_unit_test(table_closed_sessions_are_let_go),
         cmocka_unit_test(table_repeats_are_hits),
     };
