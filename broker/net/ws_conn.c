@@ -153,6 +153,7 @@ const struct eb_session_ops eb_ws_session_ops = {
 
 const struct eb_session_ops eb_ws_binary_session_ops = {
     .event = eb_ws_encode_event_bin,
+    .events = eb_ws_encode_events_bin,
     .gap = eb_ws_encode_gap_bin,
     .live = eb_ws_encode_live_bin,
     .wake = session_wake,

@@ -73,27 +73,45 @@ struct eb_frame *eb_ws_encode_event(struct eb_session *session, struct eb_event 
     return frame ? eb_event_cache_frame(event, enc, frame) : NULL;
 }
 
-/* The header is written behind the text, when its length is known; most often it has the size of the one before. */
-static void append_event(struct eb_buf *out, const struct eb_event *event,
-                         const struct eb_event_json_style *style, size_t *guess)
+/* Messages one behind the other: each header is written when its length is known, into room guessed by the last one. */
+struct message {
+    size_t at, guess;
+};
+
+static bool message_begin(struct eb_buf *out, struct message *message)
+{
+    message->at = out->len;
+    if (!eb_buf_reserve(out, message->guess))
+        return false;
+    out->len += message->guess;
+    return true;
+}
+
+static void message_end(struct eb_buf *out, struct message *message, int opcode)
 {
     unsigned char header[EB_WS_HEADER_MAX];
-    size_t at = out->len;
 
-    if (!eb_buf_reserve(out, *guess))
-        return;
-    out->len += *guess;
-    eb_event_write_json(out, event, style);
     if (eb_buf_failed(out))
         return;
-    size_t len = out->len - at - *guess, size = eb_ws_header(header, EB_WS_TEXT, len);
-    if (size > *guess && !eb_buf_reserve(out, size - *guess))
+    size_t len = out->len - message->at - message->guess;
+    size_t size = eb_ws_header(header, opcode, len);
+    if (size > message->guess && !eb_buf_reserve(out, size - message->guess))
         return;
-    if (size != *guess)
-        memmove(out->data + at + size, out->data + at + *guess, len);
-    memcpy(out->data + at, header, size);
-    out->len = at + size + len;
-    *guess = size;
+    char *start = out->data + message->at;
+    if (size != message->guess)
+        memmove(start + size, start + message->guess, len);
+    memcpy(start, header, size);
+    out->len = message->at + size + len;
+    message->guess = size;
+}
+
+static void append_event(struct eb_buf *out, struct message *message, const struct eb_event *event,
+                         const struct eb_event_json_style *style)
+{
+    if (!message_begin(out, message))
+        return;
+    eb_event_write_json(out, event, style);
+    message_end(out, message, EB_WS_TEXT);
 }
 
 size_t eb_ws_encode_events(struct eb_session *session, struct eb_event *const *events, size_t count,
@@ -102,7 +120,8 @@ size_t eb_ws_encode_events(struct eb_session *session, struct eb_event *const *e
     const struct eb_ws_conn *conn = eb_session_user(session);
     bool legacy = atomic_load(&conn->legacy);
     struct eb_event_json_style style = {.type = "event", .pattern = legacy ? NULL : pattern};
-    size_t guess = 4, i;
+    struct message message = {.guess = 4};
+    size_t i;
 
     for (i = 0; i < count && (i == 0 || out->len < max_bytes); i++) {
         style.payload_array = legacy && !events[i]->payload_utf8;
@@ -112,7 +131,7 @@ size_t eb_ws_encode_events(struct eb_session *session, struct eb_event *const *e
         if (frame)
             eb_buf_add(out, frame->data, frame->len);
         else
-            append_event(out, events[i], &style, &guess);
+            append_event(out, &message, events[i], &style);
         eb_frame_unref(frame);
     }
     return i;
@@ -203,6 +222,36 @@ struct eb_frame *eb_ws_encode_event_bin(struct eb_session *session, struct eb_ev
         return frame;
     frame = event_frame_bin(event, NULL);
     return frame ? eb_event_cache_frame(event, EB_ENC_WS_BINARY, frame) : NULL;
+}
+
+/* What stands in a message of its own, without its header (2, 4 or 10 bytes, RFC 6455 5.2). */
+static void add_record(struct eb_buf *out, const struct eb_frame *frame)
+{
+    unsigned char len = frame->data[1];
+    size_t header = len < 126 ? 2 : len == 126 ? 4 : 10;
+
+    eb_buf_add(out, frame->data + header, frame->len - header);
+}
+
+/* One message with a record for each. */
+size_t eb_ws_encode_events_bin(struct eb_session *session, struct eb_event *const *events,
+                               size_t count, const char *pattern, size_t max_bytes,
+                               struct eb_buf *out)
+{
+    struct message message = {.guess = 4};
+    size_t i;
+
+    message_begin(out, &message);
+    for (i = 0; i < count && (i == 0 || out->len < max_bytes); i++) {
+        struct eb_frame *frame = pattern ? NULL : eb_event_cached(events[i], EB_ENC_WS_BINARY);
+        if (frame)
+            add_record(out, frame);
+        else
+            eb_event_write_bin(out, events[i], pattern);
+        eb_frame_unref(frame);
+    }
+    message_end(out, &message, EB_WS_BINARY);
+    return i;
 }
 
 struct eb_frame *eb_ws_encode_gap_bin(struct eb_session *session, const struct eb_gap *gap)

@@ -266,6 +266,9 @@ struct eb_frame *eb_ws_encode_live(struct eb_session *session, const char *patte
 /** The same as binary frames. */
 struct eb_frame *eb_ws_encode_event_bin(struct eb_session *session, struct eb_event *event,
                                         const char *pattern);
+size_t eb_ws_encode_events_bin(struct eb_session *session, struct eb_event *const *events,
+                               size_t count, const char *pattern, size_t max_bytes,
+                               struct eb_buf *out);
 struct eb_frame *eb_ws_encode_gap_bin(struct eb_session *session, const struct eb_gap *gap);
 struct eb_frame *eb_ws_encode_live_bin(struct eb_session *session, const char *pattern,
                                        uint64_t seq);
