@@ -53,6 +53,9 @@ struct eb_trim_result {
 struct eb_engine_ops {
     void (*close)(struct eb_engine *engine, bool clean, int64_t now_ms);
 
+    /* Threads of its own, before the store's. close ends them. May be NULL. */
+    int (*start)(struct eb_engine *engine);
+
     /* [C] one transaction: begin, any of append/ack/trim, then commit or rollback. */
     int (*begin)(struct eb_engine *engine);
     /* seq, timestamp, ttl, id set; each seq is the one before it + 1. What fails fails the transaction. */

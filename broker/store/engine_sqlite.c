@@ -538,6 +538,7 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
 
 const struct eb_engine_ops eb_sqlite_ops = {
     .close = eb_sqlite_close,
+    .start = eb_checkpointer_start,
     .begin = sqlite_begin,
     .append = sqlite_append,
     .ack = sqlite_ack,

@@ -64,8 +64,9 @@ static void look_at_space_locked(struct eb_store *store, const struct eb_store_t
         eb_store_recovered_locked(store, true);
 }
 
+/* *ret_us: what deleting took; that of a commit says nothing about the number of rows. */
 static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
-                       struct eb_trim_result *ret)
+                       struct eb_trim_result *ret, int64_t *ret_us)
 {
     const struct eb_engine_ops *ops = store->engine->ops;
     struct eb_trim_request request = {
@@ -81,7 +82,9 @@ static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
     int rc = ops->begin(store->engine);
     if (rc < 0)
         return rc;
+    int64_t before = eb_mono_us();
     rc = ops->trim(store->engine, &request, ret);
+    *ret_us = eb_mono_us() - before;
     if (rc == 0)
         rc = ops->commit(store->engine);
     if (rc < 0)
@@ -114,9 +117,9 @@ void eb_janitor_step_locked(struct eb_store *store, bool *ret_more)
         *ret_more = false;
         return;
     }
-    int64_t before = eb_mono_us();
-    int rc = trim_locked(store, &tune, &result);
-    adapt_rows(store, eb_mono_us() - before, result.more);
+    int64_t us = 0;
+    int rc = trim_locked(store, &tune, &result, &us);
+    adapt_rows(store, us, result.more);
     if (rc < 0) {
         eb_store_failed_locked(store, rc);
         *ret_more = false;

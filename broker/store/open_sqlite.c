@@ -235,6 +235,7 @@ static void destroy(struct eb_sqlite *e)
     eb_topic_ids_destroy(e->topics);
     eb_log_unlock(e->lock_fd); /* after the connection: the file is then at rest */
     eb_gate_finish(&e->gate);
+    eb_checkpointer_finish(&e->checkpointer);
     eb_lock_finish(&e->state_lock);
     eb_lock_finish(&e->damaged_lock);
     free(e->path);
@@ -255,6 +256,7 @@ void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms)
     struct eb_sqlite *e = eb_sqlite_of(engine);
     int result = -EIO;
 
+    eb_checkpointer_stop(e);
     if (clean && engine->ops->begin(engine) == 0) {
         result = eb_sqlite_set_meta(e, EB_META_LAST_SEQ, (int64_t)e->now.last_seq);
         if (result == 0)
@@ -285,6 +287,7 @@ static struct eb_sqlite *create(const struct eb_store_config *config,
     e->durability = config->durability;
     e->counters = counters;
     eb_gate_init(&e->gate);
+    eb_checkpointer_init(&e->checkpointer);
     eb_lock_init(&e->state_lock, EB_RANK_STORE_STATE);
     eb_lock_init(&e->damaged_lock, EB_RANK_LEAF);
     e->path = strdup(config->path);

@@ -88,6 +88,23 @@ struct eb_gate {
     bool closed;     /* [G] */
 };
 
+/* The thread that checkpoints beside the writer (checkpoint_sqlite.c). */
+enum eb_checkpoint_state {
+    EB_CHECKPOINT_IDLE,
+    EB_CHECKPOINT_BUSY,  /* asked for, or under way */
+    EB_CHECKPOINT_READY, /* little is left: the writer brings in the rest */
+};
+struct eb_checkpointer {
+    sqlite3 *db;      /* the thread's */
+    pthread_t thread; /* [I] */
+    bool runs;        /* [I] once started */
+    struct eb_lock lock;
+    pthread_cond_t cond;
+    enum eb_checkpoint_state state; /* [lock] */
+    bool stop;                      /* [lock] */
+    _Atomic unsigned frames;        /* [a] in the WAL after the last commit */
+};
+
 #define EB_DAMAGED_KNOWN 1024
 
 struct eb_sqlite {
@@ -121,6 +138,7 @@ struct eb_sqlite {
     bool wal_shrinks; /* [C] pages given back that the file has not lost yet: a checkpoint is due */
 
     struct eb_gate gate;
+    struct eb_checkpointer checkpointer;
 
     struct eb_lock state_lock;
     struct eb_engine_figures figures; /* [S] */
@@ -183,6 +201,17 @@ void eb_gate_leave(struct eb_gate *gate);
 void eb_wal_watch(struct eb_sqlite *e); /* count frames from now on, no automatic checkpoints */
 void eb_wal_before_transaction(struct eb_sqlite *e);
 int eb_wal_tidy(struct eb_engine *engine, bool *ret_more);
+
+/* checkpoint_sqlite.c */
+void eb_checkpointer_init(struct eb_checkpointer *c);
+void eb_checkpointer_finish(struct eb_checkpointer *c);
+int eb_checkpointer_start(struct eb_engine *engine);
+void eb_checkpointer_stop(struct eb_sqlite *e); /* also if it was not started */
+/**
+ * The WAL is due: true if the writer is to checkpoint by itself now, either what is left or, without a thread or
+ * if the thread cannot keep up, all of it. Waits in that last case. [C]
+ */
+bool eb_checkpointer_turn(struct eb_sqlite *e);
 
 /* read_sqlite.c */
 int eb_sqlite_reader_create(struct eb_engine *engine, void **ret);

@@ -222,7 +222,10 @@ int eb_store_start(struct eb_store *store, const struct eb_store_hooks *hooks)
 {
     if (hooks)
         store->hooks = *hooks;
-    int rc = pthread_create(&store->writer, NULL, eb_writer_thread, store);
+    int rc = store->engine->ops->start ? store->engine->ops->start(store->engine) : 0;
+    if (rc < 0)
+        return rc;
+    rc = pthread_create(&store->writer, NULL, eb_writer_thread, store);
     if (rc)
         return -rc;
     rc = pthread_create(&store->janitor, NULL, eb_janitor_thread, store);

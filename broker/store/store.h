@@ -108,7 +108,7 @@ struct eb_store_hooks {
 
 /**
  * Open or create the log, check it (header, schema, WAL, last pages: at most 2 s), recover, start the
- * threads `eb-writer` and `eb-janitor` (retention, ttl, free space).
+ * threads `eb-writer`, `eb-checkpoint` and `eb-janitor` (retention, ttl, free space).
  * Errors: -EIO, -EACCES, -EBUSY (another broker has it), -EINVAL (not ours, newer schema, an old
  *         prk_eventbus file), -EBADMSG (damaged), -ENOMEM, -ENOSPC; @err->message says what and what to type.
  * Before eb_store_start nothing is deleted and the hooks are not called.

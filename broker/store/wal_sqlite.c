@@ -1,8 +1,8 @@
 /*
  * wal_sqlite.c - keeps the WAL short: when checkpoints run, and how readers make room for them.
  *
- * (K1) Checkpoints run on the writer's connection before a transaction or in an idle moment, never between a
- *      commit and its answers.
+ * (K1) A thread brings the bulk of the WAL into the file beside the writer (checkpoint_sqlite.c); the writer brings
+ *      in the small rest, before a transaction or in an idle moment, never between a commit and its answers.
  * (K2) A PASSIVE checkpoint brings what no reader still needs into the file. The WAL starts again from its
  *      beginning only when all of it is there and no reader stands in it; with readers that overlap for ever
  *      that moment never comes by itself. So from GATE_FRAMES on new pages wait at the gate, those under way
@@ -91,6 +91,7 @@ static int count_frames(void *ctx, sqlite3 *db, const char *name, int frames)
     if ((unsigned)frames < e->wal_frames)
         e->wal_try = CHECKPOINT_FRAMES; /* it started again from its beginning */
     e->wal_frames = (unsigned)frames;
+    atomic_store_explicit(&e->checkpointer.frames, e->wal_frames, memory_order_relaxed);
     uint64_t bytes = WAL_HEAD + (uint64_t)e->wal_frames * (uint64_t)(e->page_size + WAL_FRAME_HEAD);
     if (bytes > e->wal_bytes)
         e->wal_bytes = bytes;
@@ -140,7 +141,7 @@ static int checkpoint(struct eb_sqlite *e)
 
 void eb_wal_before_transaction(struct eb_sqlite *e)
 {
-    if (e->wal_frames >= e->wal_try)
+    if (e->wal_frames >= e->wal_try && eb_checkpointer_turn(e))
         checkpoint(e);
 }
 
@@ -176,7 +177,7 @@ int eb_wal_tidy(struct eb_engine *engine, bool *ret_more)
     bool more = false;
     int result = 0;
 
-    if (e->wal_frames >= e->wal_try)
+    if (e->wal_frames >= e->wal_try && eb_checkpointer_turn(e))
         result = checkpoint(e);
     if (result == 0)
         result = vacuum_step(e, &more);
