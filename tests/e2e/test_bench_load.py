@@ -7,8 +7,8 @@ import pytest
 from lib.broker import BUILD, PATIENCE, wait_for
 
 LOAD = BUILD / "tests" / "bench" / "load" / "eventbus-load"
-PUBLISHING = ["eventbus-json", "eventbus-http"]
-SUBSCRIBING = ["eventbus-json", "eventbus-sse"]
+PUBLISHING = ["eventbus-json", "eventbus-bin", "eventbus-http"]
+SUBSCRIBING = ["eventbus-json", "eventbus-bin", "eventbus-sse"]
 
 
 def load(port, mode, target, *options):

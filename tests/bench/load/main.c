@@ -153,7 +153,7 @@ static void complete(void)
     if (!opt.window)
         opt.window = opt.payload > 512 ? (unsigned)(524288 / opt.payload) + 1 : 1024;
     if (!opt.refill)
-        opt.refill = opt.window / 4 > 0 ? opt.window / 4 : 1;
+        opt.refill = opt.window > 64 ? opt.window / 4 : opt.window;
     if (opt.refill > opt.window)
         opt.refill = opt.window;
     if (wire->batch_max && opt.batch > wire->batch_max)

@@ -103,6 +103,7 @@ void publisher_fill(struct conn *c, uint64_t allowance)
         }
         publish_one(c, events, at);
         allowance -= events;
+        c->loop->progress = now;
     }
     if (c->wire->published)
         c->wire->published(c);

@@ -306,23 +306,29 @@ static void sink_answer(struct conn *c, enum kind kind, uint64_t id, uint32_t co
     conn_put(c, message, at + RECORD + body_len);
 }
 
+/* Bytes of the request at the start, 0 when there is none with an id. */
+static size_t request_len(const struct ws_frame *frame, size_t used)
+{
+    size_t len = record_len(frame->payload + used, frame->len - used);
+
+    return len < RECORD + 8 ? 0 : len;
+}
+
 /* Events of a message to the subscribers, as one message: the parts of a publish behind the fields of an event. */
 static void sink_events(const struct ws_frame *frame)
 {
-    size_t records = 0, out_len, at, used;
+    size_t events = 0, used, len;
 
-    for (used = 0; used < frame->len; used += record_len(frame->payload + used, frame->len - used))
-        records++;
-    out_len = frame->len + records * 24;
-    uint8_t *start = sink_reserve(out_len + 10), *to = start;
-    to += ws_head(to, WS_BINARY, out_len);
-    for (used = 0; used < frame->len; used += at) {
+    for (used = 0; (len = request_len(frame, used)) > 0; used += len)
+        events++;
+    uint8_t *start = sink_reserve(frame->len + events * 24 + 10), *to = start;
+    to += ws_head(to, WS_BINARY, used + events * 24);
+    for (used = 0; (len = request_len(frame, used)) > 0; used += len) {
         const uint8_t *record = frame->payload + used;
-        at = record_len(record, frame->len - used);
-        put_record(to, at - RECORD + 24, KIND_EVENT, 0, record[6]);
+        put_record(to, len - RECORD + 24, KIND_EVENT, 0, record[6]);
         memset(to + RECORD, 0, 32);
-        memcpy(to + RECORD + 32, record + RECORD + 8, at - RECORD - 8);
-        to += at + 24;
+        memcpy(to + RECORD + 32, record + RECORD + 8, len - RECORD - 8);
+        to += len + 24;
     }
     sink_wrote((size_t)(to - start));
 }
@@ -341,10 +347,7 @@ static void sink_message(struct conn *c, const struct ws_frame *frame)
         sink_events(frame);
         return;
     }
-    for (size_t used = 0, took; used < frame->len; used += took) {
-        took = record_len(frame->payload + used, frame->len - used);
-        if (took == 0)
-            break;
+    for (size_t used = 0, took; (took = request_len(frame, used)) > 0; used += took) {
         if (frame->payload[used + 4] == KIND_BATCH)
             sink_answer(c, KIND_BATCH_ANSWER, first + count,
                         get_u32(frame->payload + used + RECORD + 8));
