@@ -65,10 +65,9 @@ int eb_draft_from_bin(struct eb_draft *draft, struct eb_draft_memory *memory,
     }
     if (eb_ttl_from_bin(&draft->ttl, event->has_ttl, event->ttl, err) < 0)
         return -1;
-    if ((event->headers.len > 0 || event->id_text.data) &&
-        read_texts(draft, memory, event, limits, err) < 0)
-        return -1;
-    return eb_draft_check(draft, limits, err);
+    if (event->headers.len > 0 || event->id_text.data)
+        return read_texts(draft, memory, event, limits, err);
+    return 0;
 }
 
 /* ---- writing ---- */

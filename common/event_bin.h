@@ -8,8 +8,9 @@
 #include "common/event_json.h"
 
 /**
- * The draft that @event (read from a publish or a member) asks for, as eb_draft_from_json does it: what comes
- * out may be stored. It borrows from @event's message and from @memory. 0, or -1 with @err.
+ * The draft that @event (read from a publish or a member) asks for. Headers, id and ttl are checked; topic, sizes
+ * and content type are eb_draft_check's, which eb_publish_add calls (once is enough: it is a tenth of a publish).
+ * The draft borrows from @event's message and from @memory. 0, or -1 with @err.
  */
 int eb_draft_from_bin(struct eb_draft *draft, struct eb_draft_memory *memory,
                       const struct eb_bin_event *event, const struct eb_event_limits *limits,

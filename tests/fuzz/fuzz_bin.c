@@ -81,7 +81,8 @@ static void check_publish(const struct eb_bin_event *event)
     struct eb_error err = {.code = EB_OK};
     struct eb_draft draft;
 
-    if (eb_draft_from_bin(&draft, &memory, event, &limits, &err) < 0) {
+    if (eb_draft_from_bin(&draft, &memory, event, &limits, &err) < 0 ||
+        eb_draft_check(&draft, &limits, &err) < 0) {
         CHECK(err.code != EB_OK && err.code != EB_INTERNAL && err.code != EB_UNAVAILABLE);
         CHECK(eb_utf8_valid(err.message, strlen(err.message)));
         return;

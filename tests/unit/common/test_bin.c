@@ -437,6 +437,8 @@ static void what_the_vectors_refuse_is_refused(void **state)
             rc = eb_bin_read_event(&record, &event, &err);
             if (rc == 0)
                 rc = eb_draft_from_bin(&draft, &memory, &event, &limits, &err);
+            if (rc == 0)
+                rc = eb_draft_check(&draft, &limits, &err);
             assert_int_equal(rc, -1);
             assert_string_equal(eb_code_name(err.code), text(last, "code"));
         } else if (rc == 1 && record.kind == EB_BIN_PUBLISH_BATCH) {
