@@ -3,7 +3,9 @@
  *
  * (A1) A message is decoded without the lock; under it, it only moves what is already understood.
  * (A2) Answers are matched by id alone: they may come in another order than the requests went.
- * (A3) An answer that cannot be understood ends its request as INTERNAL; a message that cannot be, the connection.
+ * (A3) A binary message holds many records. When a queue is full in the midst of it the rest waits here, as JSON
+ *      messages wait unread, and so do messages behind it that wslay had read already. It goes with its connection.
+ * (A4) An answer that cannot be understood ends its request as INTERNAL; a message that cannot be, the connection.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -126,31 +128,63 @@ static int handle(eb_client *client, struct eb_wire *wire)
     return full;
 }
 
-/* All records of a message: a queue that is full meanwhile takes up to twice its bound (stream.c, T5). */
-static int take_records(eb_client *client, const uint8_t *data, size_t len)
+/* Records, until a queue is full (1); @ret_used bytes are done with. */
+static int take_records(eb_client *client, const char *data, size_t len, size_t *ret_used)
 {
     struct eb_bin_record record;
     struct eb_wire wire;
     const char *why = "out of memory";
-    size_t at = 0;
     int more, full = 0;
 
-    while ((more = eb_bin_next(data, len, &at, &record)) > 0) {
+    *ret_used = 0;
+    while (!full && (more = eb_bin_next((const uint8_t *)data, len, ret_used, &record)) != 0) {
+        if (more < 0)
+            return bad_answer(client, "the broker sent something that is no record");
         if (eb_wire_decode_record(&wire, &record, &why) < 0)
             return bad_answer(client, why);
-        full |= handle(client, &wire);
+        full = handle(client, &wire);
     }
-    return more < 0 ? bad_answer(client, "the broker sent something that is no record") : full;
+    return full;
 }
 
 int eb_answers_take(eb_client *client, const char *text, size_t len)
 {
     struct eb_wire wire;
     const char *why = "out of memory";
+    size_t used;
+    int rc;
 
-    if (eb_connection_binary(client->connection))
-        return take_records(client, (const uint8_t *)text, len);
-    if (eb_wire_decode(&wire, &client->json, text, len, &why) < 0)
-        return bad_answer(client, why);
-    return handle(client, &wire);
+    if (!eb_connection_binary(client->connection)) {
+        rc = eb_wire_decode(&wire, &client->json, text, len, &why);
+        return rc < 0 ? bad_answer(client, why) : handle(client, &wire);
+    }
+    used = 0;
+    rc = client->rest.len > 0 ? 1 : take_records(client, text, len, &used);
+    if (rc == 1 && used < len) {
+        eb_buf_add(&client->rest, text + used, len - used);
+        if (eb_buf_failed(&client->rest))
+            return bad_answer(client, why);
+    }
+    return rc;
+}
+
+int eb_answers_rest(eb_client *client)
+{
+    struct eb_buf *rest = &client->rest;
+    size_t used;
+    int rc;
+
+    if (rest->len == 0)
+        return 0;
+    rc = take_records(client, rest->data + client->rest_at, rest->len - client->rest_at, &used);
+    client->rest_at += used;
+    if (rc < 0 || client->rest_at == rest->len)
+        eb_answers_forget(client);
+    return rc;
+}
+
+void eb_answers_forget(eb_client *client)
+{
+    eb_buf_finish(&client->rest);
+    client->rest_at = 0;
 }

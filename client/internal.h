@@ -379,6 +379,8 @@ struct eb_client {
     struct eb_backoff backoff;
     struct eb_lookup *lookup;
     struct eb_json json;
+    struct eb_buf rest; /* of a message whose events found a queue full */
+    size_t rest_at;
     struct eb_buf message; /* requests on their way into one message */
     bool joins;            /* several requests may share a message */
     bool joined;           /* they did, on this connection */
@@ -435,6 +437,10 @@ void eb_subscription_unlink_locked(eb_subscription *sub);
  * connection is given up, and ->broken says why.
  */
 int eb_answers_take(eb_client *client, const char *text, size_t len);
+/** What is left of a message that filled a queue, if anything is: as eb_answers_take. */
+int eb_answers_rest(eb_client *client);
+/** Its connection ended. */
+void eb_answers_forget(eb_client *client);
 
 /* loop.c, callbacks.c: the threads */
 void *eb_client_io_thread(void *client);

@@ -344,6 +344,20 @@ static bool fall_asleep(eb_client *client)
     return idle;
 }
 
+/* Is there something to look at that poll() does not know of? */
+static bool something_read(eb_client *client)
+{
+    return client->rest.len > 0 || eb_connection_buffered(client->connection);
+}
+
+/* Look at what was read and not yet looked at, then read. Negative: the connection is over. */
+static int hear(eb_client *client)
+{
+    int rc = eb_answers_rest(client);
+
+    return rc != 0 ? rc : eb_connection_read(client->connection, eb_answers_take);
+}
+
 /* Serve the connection until it ends; true: because the client is being closed. */
 static bool serve(eb_client *client)
 {
@@ -367,7 +381,7 @@ static bool serve(eb_client *client)
         eb_lock_drop(&client->lock);
         if (closing)
             return true;
-        if (!idle || (!paused && eb_connection_buffered(connection)))
+        if (!idle || (!paused && something_read(client)))
             until = 0;
         events = sleep_until(client, eb_connection_fd(connection),
                              (short)((paused ? 0 : POLLIN) | (blocked ? POLLOUT : 0)), until);
@@ -375,9 +389,8 @@ static bool serve(eb_client *client)
             give_up(client, "the connection broke");
             return false;
         }
-        if (!paused &&
-            ((events & (POLLIN | POLLERR | POLLHUP)) || eb_connection_buffered(connection)) &&
-            eb_connection_read(connection, eb_answers_take) < 0)
+        if (!paused && ((events & (POLLIN | POLLERR | POLLHUP)) || something_read(client)) &&
+            hear(client) < 0)
             return false;
     }
 }
@@ -468,6 +481,7 @@ static int try_once(eb_client *client, struct eb_connect_error *err, bool *ret_c
     connected_locked(client);
     eb_lock_drop(&client->lock);
     *ret_closing = serve(client);
+    eb_answers_forget(client);
     if (*ret_closing)
         say_goodbye(client);
     disconnected(client, since);

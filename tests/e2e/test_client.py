@@ -287,6 +287,16 @@ def test_a_slow_subscription_holds_up_nobody_and_misses_nothing(client):
     assert numbers(client.wait("event", 1500, sub="slow")) == list(range(1500))
 
 
+def test_a_replay_into_a_small_queue_is_not_asked_for_again_and_again(broker, client):
+    """Binary events come many in a message: what has no room waits here, a queue is not parked for it each time."""
+    for i in range(10):
+        client.ok("flood", topic="a", count=200, tagged=0, **{"from": 200 * i})
+    client.ok("flush", timeout=30000)
+    client.ok("subscribe", name="s", pattern="a", start=0, max_queued=64, delay_us=100)
+    assert numbers(client.wait("event", 2000, sub="s")) == list(range(2000))
+    assert broker.metric("eventbus_replays_total") < 5
+
+
 def test_the_memory_of_a_queue_is_bounded(client):
     """15 MB wait at the broker for one who does not pull: no more than a part of it comes here."""
     client.ok("subscribe", name="p", pattern="a", pull=1, max_queued_bytes=1 << 20)
