@@ -42,15 +42,26 @@ void eb_media_type(const char *value, char *out, size_t size)
     out[n] = 0;
 }
 
+static void count_status(struct eb_net *net, unsigned status)
+{
+    if (status < 600)
+        atomic_fetch_add_explicit(&net->status[status], 1, memory_order_relaxed);
+}
+
+static void add_headers_of_all(struct MHD_Response *response, bool no_store)
+{
+    if (no_store)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+}
+
 enum MHD_Result eb_http_queue(struct eb_net *net, struct MHD_Connection *connection,
                               const struct eb_policy *policy, unsigned status,
                               struct MHD_Response *response, bool no_store)
 {
     if (!response)
         return MHD_NO;
-    if (no_store)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    add_headers_of_all(response, no_store);
     if (atomic_load(&net->stopping))
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     const char *origin = eb_cors_origin(policy, connection);
@@ -61,17 +72,83 @@ enum MHD_Result eb_http_queue(struct eb_net *net, struct MHD_Connection *connect
     }
     if (policy && policy->cors_origins[0])
         MHD_add_response_header(response, MHD_HTTP_HEADER_VARY, "Origin");
-    if (status < 600)
-        atomic_fetch_add_explicit(&net->status[status], 1, memory_order_relaxed);
+    count_status(net, status);
     enum MHD_Result result = MHD_queue_response(connection, status, response);
     MHD_destroy_response(response);
     return result;
+}
+
+/*
+ * A short answer's response, kept with its connection: making one, its headers and letting it go costs more than all
+ * else about the answer. The next one of the same type and length is written into it. libmicrohttpd asks us about a
+ * request only when it has sent the whole answer to the one before, so nobody reads the text then.
+ */
+#define KEPT_MAX 160
+struct eb_kept_answer {
+    struct MHD_Response *response;
+    const char *content_type;
+    size_t len;
+    char text[KEPT_MAX];
+};
+
+void eb_kept_answer_free(struct eb_kept_answer *kept)
+{
+    if (!kept)
+        return;
+    if (kept->response)
+        MHD_destroy_response(kept->response);
+    free(kept);
+}
+
+static struct eb_kept_answer *kept_answer(struct eb_peer *peer, const char *content_type,
+                                          size_t len)
+{
+    struct eb_kept_answer *kept = peer->kept;
+    if (kept && kept->len == len && strcmp(kept->content_type, content_type) == 0)
+        return kept;
+    eb_kept_answer_free(kept);
+    peer->kept = kept = calloc(1, sizeof(*kept));
+    if (!kept)
+        return NULL;
+    kept->content_type = content_type;
+    kept->len = len;
+    kept->response = MHD_create_response_from_buffer(len, kept->text, MHD_RESPMEM_PERSISTENT);
+    if (!kept->response) {
+        eb_kept_answer_free(kept);
+        return peer->kept = NULL;
+    }
+    MHD_add_response_header(kept->response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
+    add_headers_of_all(kept->response, true);
+    return kept;
+}
+
+/* False: it is to be answered in the common way. @content_type: a literal. */
+static bool answer_with_kept(struct eb_http_request *request, unsigned status,
+                             const char *content_type, const struct eb_buf *body,
+                             enum MHD_Result *ret)
+{
+    struct eb_net *net = request->net;
+    bool plain = !atomic_load(&net->stopping) && !request->policy->cors_origins[0];
+    if (!request->peer || !plain || body->len > KEPT_MAX)
+        return false;
+    struct eb_kept_answer *kept = kept_answer(request->peer, content_type, body->len);
+    if (!kept)
+        return false;
+    memcpy(kept->text, body->data, body->len);
+    count_status(net, status);
+    *ret = MHD_queue_response(request->connection, status, kept->response);
+    return true;
 }
 
 enum MHD_Result eb_http_reply(struct eb_http_request *request, unsigned status,
                               const char *content_type, struct eb_buf *body)
 {
     struct MHD_Response *response = NULL;
+    enum MHD_Result result;
+    if (!eb_buf_failed(body) && answer_with_kept(request, status, content_type, body, &result)) {
+        eb_buf_finish(body);
+        return result;
+    }
     if (!eb_buf_failed(body))
         response = MHD_create_response_from_buffer(body->len, body->data, MHD_RESPMEM_MUST_FREE);
     if (!response) {
@@ -95,16 +172,14 @@ enum MHD_Result eb_http_json(struct eb_http_request *request, unsigned status, s
 void *eb_net_raw_uri(void *ctx, const char *uri, struct MHD_Connection *connection)
 {
     struct eb_net *net = ctx;
-    struct eb_http_request *request = calloc(1, sizeof(*request));
-    char *raw = strdup(uri);
-    if (!request || !raw) {
-        free(request);
-        free(raw);
+    size_t len = strlen(uri);
+    struct eb_http_request *request = malloc(sizeof(*request) + len + 1);
+    if (!request)
         return NULL;
-    }
+    memset(request, 0, sizeof(*request));
+    memcpy(request->raw, uri, len + 1);
     request->net = net;
     request->connection = connection;
-    request->raw = raw;
     request->policy = eb_net_policy(net);
     request->started_us = eb_mono_us();
     atomic_fetch_add(&net->active, 1);
@@ -121,7 +196,7 @@ void eb_http_free(struct eb_http_request *request)
     eb_policy_unref(request->policy);
     atomic_fetch_sub(&request->net->bodies, request->held);
     atomic_fetch_sub(&request->net->active, 1);
-    free(request->raw);
+    eb_uri_finish(&request->uri);
     free(request);
 }
 
@@ -196,15 +271,28 @@ static int check_method(struct eb_http_request *request, const char *method)
 
 struct framing {
     unsigned hosts, lengths, codings;
-    bool chunked, spaced;
+    bool chunked, spaced, names_event;
 };
+
+/* Does a header of this name say something of the event: Event-*, Idempotency-Key, ce-*, tracing? Most requests have none. */
+static bool names_event(const char *key)
+{
+    static const char *const beginnings[] = {"ce-", "event-", "idempotency-key", "trace",
+                                             "baggage"};
+    for (size_t i = 0; i < sizeof(beginnings) / sizeof(*beginnings); i++)
+        if ((key[0] | 0x20) == beginnings[i][0] &&
+            strncasecmp(key, beginnings[i], strlen(beginnings[i])) == 0)
+            return true;
+    return false;
+}
 
 static enum MHD_Result look_at_header(void *ctx, enum MHD_ValueKind kind, const char *key,
                                       size_t key_len, const char *value, size_t value_len)
 {
-    (void)kind, (void)key_len, (void)value_len;
+    (void)kind, (void)value_len;
     struct framing *framing = ctx;
-    framing->spaced |= key[strcspn(key, " \t")] != 0;
+    framing->spaced |= memchr(key, ' ', key_len) || memchr(key, '\t', key_len);
+    framing->names_event |= names_event(key);
     framing->hosts += strcasecmp(key, MHD_HTTP_HEADER_HOST) == 0;
     framing->lengths += strcasecmp(key, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0;
     if (strcasecmp(key, MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0) {
@@ -222,6 +310,7 @@ static int check_framing(struct eb_http_request *request)
 {
     struct framing framing = {0};
     MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, look_at_header, &framing);
+    request->names_event = framing.names_event;
     const char *why = NULL;
     if (framing.spaced)
         why = "there is a space in the name of a header";

@@ -73,13 +73,14 @@ struct eb_param {
     size_t name_len, value_len;
 };
 struct eb_uri {
-    char *path; /* raw, without query */
-    struct eb_param params[EB_URI_PARAMS];
+    char *path;              /* raw, without query */
+    struct eb_param *params; /* room for EB_URI_PARAMS, made for the first query */
     unsigned param_count;
 };
+void eb_uri_finish(struct eb_uri *uri);
 /** Decode %XX of @text into @out (room for @len; may be @text). -1: a bad escape or %00. */
 ptrdiff_t eb_percent_decode(char *out, const char *text, size_t len);
-/** Take @raw apart in place (a URI in origin or absolute form). -1 with @err: bad escape, too many parameters. */
+/** Take @raw apart in place (a URI in origin or absolute form). -1 with @err: bad escape, too many parameters. @uri: zeroed, or used before. */
 int eb_uri_split(struct eb_uri *uri, char *raw, struct eb_error *err);
 /** The last parameter of that name, or NULL. */
 const struct eb_param *eb_uri_param(const struct eb_uri *uri, const char *name);
@@ -123,7 +124,9 @@ struct eb_peer {
     _Atomic int64_t since_ms;        /* [a] of the state; body: moves on with what was received */
     struct eb_rate rate;             /* its thread only */
     struct eb_http_request *request; /* its thread only: begun, not completed (L4) */
+    struct eb_kept_answer *kept;     /* its thread only (http.c) */
 };
+void eb_kept_answer_free(struct eb_kept_answer *kept); /* NULL is fine */
 
 /* ---- requests ---- */
 
@@ -138,8 +141,7 @@ struct eb_http_request {
     struct MHD_Connection *connection; /* [I] */
     struct eb_peer *peer;              /* NULL: a host's own daemon */
     struct eb_policy *policy;          /* one reference */
-    char *raw;                         /* owned: the URI as it came, then taken apart by uri */
-    struct eb_uri uri;
+    struct eb_uri uri;                 /* its texts lie in `raw` */
     enum eb_method method;
     const struct eb_route *route;
     const char *segment; /* raw */
@@ -154,6 +156,9 @@ struct eb_http_request {
     enum MHD_Result (*resumed)(struct eb_http_request *request);
     void *job; /* what the handler keeps over a suspension */
     void (*job_free)(void *job);
+    char media_type[80]; /* a POST's, lower case, without parameters */
+    bool names_event;    /* a header says something of the event (http.c names_event) */
+    char raw[];          /* the URI as it came, then taken apart by uri */
 };
 
 /** End of a request's life. NULL is fine. */

@@ -62,6 +62,7 @@ static void peer_closed(struct eb_net *net, void **socket_context)
         peer->next->prev = peer->prev;
     eb_lock_drop(&net->peers_lock);
     eb_http_free(peer->request);
+    eb_kept_answer_free(peer->kept);
     free(peer);
 }
 

@@ -22,23 +22,21 @@ static bool is_ce_binary(struct eb_http_request *request)
 {
     static const char *const names[] = {"ce-specversion", "ce-id", "ce-source", "ce-type"};
     size_t len;
+    if (!request->names_event)
+        return false;
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
         if (eb_http_header(request, names[i], &len))
             return true;
     return false;
 }
 
-static void media_type_of(struct eb_http_request *request, char *out, size_t size)
+/* The first that is done for a publish. */
+static int check_encoding(struct eb_http_request *request, struct eb_error *err)
 {
     size_t len;
+    char quoted[80], *type = request->media_type;
     const char *value = eb_http_header(request, MHD_HTTP_HEADER_CONTENT_TYPE, &len);
-    eb_media_type(value ? value : "", out, size);
-}
-
-static int check_encoding(struct eb_http_request *request, const char *type, struct eb_error *err)
-{
-    size_t len;
-    char quoted[80];
+    eb_media_type(value ? value : "", type, sizeof(request->media_type));
     const char *encoding = eb_http_header(request, MHD_HTTP_HEADER_CONTENT_ENCODING, &len);
     if (encoding && strcasecmp(encoding, "identity") != 0)
         return eb_fail(err, EB_UNSUPPORTED_MEDIA_TYPE,
@@ -72,10 +70,10 @@ static int path_topic(struct eb_http_request *request, char *out, size_t *ret_le
 
 int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err)
 {
-    char type[80], topic[3 * EB_TOPIC_MAX + 1];
+    char topic[3 * EB_TOPIC_MAX + 1];
+    const char *type = request->media_type;
     size_t len = 0;
-    media_type_of(request, type, sizeof(type));
-    if (check_encoding(request, type, err) < 0)
+    if (check_encoding(request, err) < 0)
         return -1;
     if (request->segment_len >= sizeof(topic))
         return eb_fail(err, EB_INVALID_TOPIC, "topic is longer than %d bytes", EB_TOPIC_MAX);
@@ -89,8 +87,9 @@ int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err)
     return 0;
 }
 
-static enum body_kind events_kind(struct eb_http_request *request, const char *type)
+static enum body_kind events_kind(struct eb_http_request *request)
 {
+    const char *type = request->media_type;
     if (strcmp(type, "application/cloudevents+json") == 0)
         return BODY_CE;
     if (strcmp(type, "application/cloudevents-batch+json") == 0)
@@ -107,17 +106,16 @@ static enum body_kind events_kind(struct eb_http_request *request, const char *t
 
 int eb_rest_publish_events_begin(struct eb_http_request *request, struct eb_error *err)
 {
-    char type[80], quoted[80];
-    media_type_of(request, type, sizeof(type));
-    if (check_encoding(request, type, err) < 0)
+    char quoted[80];
+    if (check_encoding(request, err) < 0)
         return -1;
-    enum body_kind kind = events_kind(request, type);
+    enum body_kind kind = events_kind(request);
     if (kind == BODY_NONE)
         return eb_fail(
             err, EB_UNSUPPORTED_MEDIA_TYPE,
             "Content-Type is \"%s\": here it must be application/json, application/x-ndjson, "
             "application/cloudevents+json or application/cloudevents-batch+json",
-            eb_quote(quoted, sizeof(quoted), type, strlen(type)));
+            eb_quote(quoted, sizeof(quoted), request->media_type, strlen(request->media_type)));
     request->body_limit =
         kind == BODY_RAW ? limits_of(request)->max_payload : request->net->max_message;
     return 0;
@@ -196,6 +194,8 @@ static int collect_headers(struct eb_http_request *request, struct eb_headers *h
                            struct eb_ce_core *core, struct eb_error *err)
 {
     struct header_walk walk = {.request = request, .headers = headers, .core = core, .err = err};
+    if (!request->names_event)
+        return 0;
     MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, one_header, &walk);
     int rc = walk.failed ? -1 : 0;
     if (rc == 0 && walk.tracestate.len > 0)
@@ -213,7 +213,7 @@ static int header_ttl(struct eb_http_request *request, int64_t *ret, struct eb_e
     size_t len;
     uint64_t ttl;
     char quoted[80];
-    const char *value = eb_http_header(request, "Event-TTL", &len);
+    const char *value = request->names_event ? eb_http_header(request, "Event-TTL", &len) : NULL;
     *ret = EB_TTL_UNSET;
     if (!value)
         return 0;
@@ -231,6 +231,8 @@ static int header_id(struct eb_http_request *request, struct eb_draft *draft,
 {
     size_t len;
     bool foreign = false;
+    if (!request->names_event)
+        return 0;
     const char *value = eb_http_header(request, "Event-Id", &len);
     if (!value) {
         value = eb_http_header(request, "Idempotency-Key", &len);
@@ -253,10 +255,9 @@ static int header_id(struct eb_http_request *request, struct eb_draft *draft,
 static void raw_content_type(struct eb_http_request *request, struct eb_draft *draft)
 {
     size_t len;
-    char type[80];
+    const char *type = request->media_type;
     const char *value = eb_http_header(request, MHD_HTTP_HEADER_CONTENT_TYPE, &len);
-    media_type_of(request, type, sizeof(type));
-    if (value && *type && strcmp(type, "application/x-www-form-urlencoded") != 0) {
+    if (value && *value && strcmp(type, "application/x-www-form-urlencoded") != 0) {
         draft->content_type = value;
         draft->content_type_len = len;
     } else if (!eb_utf8_valid(draft->payload, draft->payload_len)) {
@@ -485,9 +486,12 @@ static void write_result(struct eb_buf *out, const struct eb_publish *publish, u
 {
     char id[EB_UUID_TEXT + 1];
     eb_uuid_format(id, publish->op.events[i]->id);
-    eb_buf_printf(out, "{\"seq\":%llu,\"message_id\":\"%s\",\"duplicate\":%s}",
-                  (unsigned long long)publish->op.results[i].seq, id,
-                  publish->op.results[i].duplicate ? "true" : "false");
+    eb_buf_str(out, "{\"seq\":");
+    eb_json_write_u64(out, publish->op.results[i].seq);
+    eb_buf_str(out, ",\"message_id\":\"");
+    eb_buf_add(out, id, EB_UUID_TEXT);
+    eb_buf_str(out, publish->op.results[i].duplicate ? "\",\"duplicate\":true}"
+                                                     : "\",\"duplicate\":false}");
 }
 
 static enum MHD_Result answer(struct eb_http_request *request)
@@ -552,12 +556,11 @@ enum MHD_Result eb_rest_publish(struct eb_http_request *request)
     struct eb_error err = {.index = -1};
     struct eb_json json;
     struct eb_publish *publish = NULL;
-    char type[80], topic[3 * EB_TOPIC_MAX + 1];
+    char topic[3 * EB_TOPIC_MAX + 1];
     size_t topic_len = 0;
-    media_type_of(request, type, sizeof(type));
     eb_json_init(&json);
     int rc = path_topic(request, topic, &topic_len, &err);
-    if (rc == 0 && strcmp(type, "application/cloudevents+json") == 0) {
+    if (rc == 0 && strcmp(request->media_type, "application/cloudevents+json") == 0) {
         rc = publish_cloudevents(request, &json, false, topic, topic_len, &publish, &err);
     } else if (rc == 0) {
         publish = new_publish(1, false, &err);
@@ -576,10 +579,8 @@ enum MHD_Result eb_rest_publish_events(struct eb_http_request *request)
     struct eb_error err = {.index = -1};
     struct eb_json json;
     struct eb_publish *publish = NULL;
-    char type[80];
     int rc = -1;
-    media_type_of(request, type, sizeof(type));
-    enum body_kind kind = events_kind(request, type);
+    enum body_kind kind = events_kind(request);
     eb_json_init(&json);
     switch (kind) {
     case BODY_JSON:

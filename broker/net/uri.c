@@ -56,6 +56,12 @@ static char *skip_authority(char *raw)
     return end - 1;
 }
 
+void eb_uri_finish(struct eb_uri *uri)
+{
+    free(uri->params);
+    *uri = (struct eb_uri){0};
+}
+
 static int add_param(struct eb_uri *uri, char *text, struct eb_error *err)
 {
     if (uri->param_count == EB_URI_PARAMS)
@@ -88,6 +94,10 @@ int eb_uri_split(struct eb_uri *uri, char *raw, struct eb_error *err)
     if (!query)
         return 0;
     *query++ = 0;
+    if (!uri->params)
+        uri->params = calloc(EB_URI_PARAMS, sizeof(*uri->params));
+    if (!uri->params)
+        return eb_fail(err, EB_UNAVAILABLE, "out of memory");
     for (char *next; query; query = next) {
         next = strchr(query, '&');
         if (next)

@@ -159,6 +159,12 @@ static void routes_match_whole_paths(void **state)
     assert_null(eb_route_find("/", false, &segment, &len));
 }
 
+static int finish(void **state)
+{
+    eb_uri_finish(&uri);
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,5 +177,5 @@ int main(void)
         cmocka_unit_test(patterns_say_how_to_write_a_hash),
         cmocka_unit_test(routes_match_whole_paths),
     };
-    return cmocka_run_group_tests_name("uri", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("uri", tests, NULL, finish);
 }
