@@ -88,7 +88,7 @@ static const struct setting table[] = {
      "Headers of an event (16 KiB altogether).", "The protocol's own bound."},
     {"max_connections", KIND_COUNT, AT(max_connections), "10000", 1, 1000000, NULL, true, false,
      "WebSockets and SSE streams together; above it an upgrade gets 503.",
-     "10 to 18 KB for an idle WebSocket, 35 for a stream; lowered at start, with a log line, when "
+     "10 to 14 KB for an idle WebSocket, 35 for a stream; lowered at start, with a log line, when "
      "the limit of open files is smaller."},
     {"max_http_connections", KIND_COUNT, AT(max_http_connections), "2048", 16, 100000, NULL, true,
      false, "HTTP connections beside those.", "Room for every service's keep-alive pool."},

@@ -195,7 +195,8 @@ bool eb_ws_input_fill(struct eb_ws_input *in, struct eb_ws_conn *conn, bool wait
 
 /* ---- ws_read.c ---- */
 
-#define EB_WS_IDLE_FREE_MS 10000 /* silent for so long, a connection holds nothing to read with */
+#define EB_WS_IDLE_FREE_MS                                                                         \
+    100 /* silent for so long, a connection holds nothing to read with (0011) */
 
 struct eb_ws_reader;
 void eb_ws_reader_destroy(struct eb_ws_reader *reader);

@@ -117,7 +117,7 @@ void eb_ws_pending_tick_locked(struct eb_ws_side *side, int64_t now_ms, bool all
 static void set_options(struct eb_ws_conn *conn)
 {
     const int one = 1, buffer = SEND_BUFFER;
-    const struct timeval idle_free = {.tv_sec = EB_WS_IDLE_FREE_MS / 1000};
+    const struct timeval idle_free = {.tv_usec = EB_WS_IDLE_FREE_MS * 1000};
     int64_t ping = atomic_load(&conn->side->ping_interval_ms);
     int64_t stall = atomic_load(&conn->side->stall_timeout_ms);
     int idle_s = ping > 0 ? (int)((ping + 999) / 1000) : 60;

@@ -358,6 +358,38 @@ def test_a_waiting_publish_whose_client_vanishes_harms_nobody(broker):
     wait_for(lambda: broker.metric("eventbus_http_requests_active") <= 1, what="end of the abandoned requests")
 
 
+def test_each_answer_of_a_connection_is_its_own(start_broker):
+    """A connection's answers are written one over the other: of one length or another, 201, 200 or an error between."""
+    broker = start_broker()
+    one = b"POST /v1/topics/t/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+    again = b"POST /v1/topics/t/events HTTP/1.1\r\nHost: localhost\r\nEvent-Id: %s\r\nContent-Length: 1\r\n\r\nx"
+    batch = b'{"messages":[{"topic":"t","payload":"1"},{"topic":"t","payload":"2"}]}'
+    many = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(batch), batch)
+    wrong = b"POST /v1/topics/t..u/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+    health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    id = str(uuid.uuid4()).encode()
+    with RawHttp(broker.port) as http, RawHttp(broker.port) as other:
+        seq, ids = 0, set()
+        for turn in range(12):  # over the step from one digit to two
+            http.send(one + one + again % id + many + wrong + health + one)
+            answers = [http.answer() for _ in range(7)]
+            assert [a.status for a in answers] == [201, 201, 200 if turn else 201, 201, 400, 200, 201]
+            assert {a.headers["x-content-type-options"] for a in answers} == {"nosniff"}
+            assert {a.headers["cache-control"] for a in answers} == {"no-store"}
+            first, second, repeat, results, bad, healthy, last = (a.json if a.headers["content-type"].endswith("json") else None for a in answers)
+            step = 0 if turn else 1
+            assert [first["seq"], second["seq"], last["seq"]] == [seq + 1, seq + 2, seq + 5 + step]
+            assert repeat == {"seq": 3, "message_id": id.decode(), "duplicate": bool(turn)}
+            assert [r["seq"] for r in results["results"]] == [seq + 3 + step, seq + 4 + step]
+            assert bad["code"] == "invalid_topic"
+            ids |= {first["message_id"], second["message_id"], last["message_id"]}
+            assert len(ids) == 3 * (turn + 1)
+            seq += 5 + step
+            other.send(one)
+            assert other.answer().json["seq"] == seq + 1
+            seq += 1
+
+
 def test_pipelined_publishes_are_answered_in_order(broker):
     with RawHttp(broker.port) as raw:
         raw.send("POST /v1/topics/p/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx" * 50)
