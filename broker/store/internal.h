@@ -72,6 +72,7 @@ struct eb_group {
     size_t appended; /* the engine has these of them */
     uint64_t bytes;  /* of its new events */
     uint64_t duplicates, reused, acked, refused_full;
+    struct eb_trim_result trimmed; /* what it deleted on the way */
 };
 
 struct eb_store {
@@ -102,6 +103,7 @@ struct eb_store {
     int64_t retry_at;   /* [C] mono ms: nothing is written before, when read_only or disk_full */
     uint64_t full_free; /* [C] free bytes when the disk was last full */
     unsigned trim_rows; /* [C] janitor: rows of one step, by how long they take */
+    bool trim_behind;   /* [C] retention has more to delete: each group takes a part with it */
 
     struct eb_lock state_lock;
     struct eb_store_tune tune; /* [S] */
@@ -147,6 +149,12 @@ void eb_writer_drain(struct eb_store *store);
 
 /* janitor.c */
 void *eb_janitor_thread(void *store);
+/**
+ * Delete in the open transaction of a group what retention wants, about as many events as the group brings, so
+ * that a log at its bound needs one sync and not two. Nothing unless the janitor has found that it is behind. [C]
+ */
+int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *tune, size_t fresh,
+                           struct eb_trim_result *ret);
 /** One step. [C] @ret_more: there is more to do at once. */
 void eb_janitor_step_locked(struct eb_store *store, bool *ret_more);
 

@@ -5,6 +5,8 @@
  * (J2) Turns: a step runs while the writer has nothing to do, or after the writer's next group when it has.
  *      The writer is always first after a step. So a publish waits for one step at most, and a log under
  *      constant load is cleaned nevertheless. (A mutex alone would give neither: it is not fair.)
+ *      Retention that has to delete as fast as events come takes part in the writer's groups instead: what a
+ *      group brings, and a little more, goes with the same commit; the steps then come more rarely.
  * (J3) Below min_free and on a full disk it goes on: deleting is what makes room.
  * (J4) It is also the one that tries a log that cannot be written again when nobody publishes.
  */
@@ -18,7 +20,8 @@
 #define ROWS_MIN     16
 #define ROWS_START   128
 #define ROWS_MAX     4096
-#define STEP_LONG_US 5000                /* a longer step halves the next one's rows */
+#define BEHIND_MS    10   /* between steps while the writer's groups take a part each */
+#define STEP_LONG_US 5000 /* a longer step halves the next one's rows */
 #define ROOM_BYTES   ((uint64_t)1 << 20) /* a full disk with so much more room is full no longer */
 
 static void count(_Atomic uint64_t *counter, uint64_t more)
@@ -64,12 +67,10 @@ static void look_at_space_locked(struct eb_store *store, const struct eb_store_t
         eb_store_recovered_locked(store, true);
 }
 
-/* *ret_us: what deleting took; that of a commit says nothing about the number of rows. */
-static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
-                       struct eb_trim_result *ret, int64_t *ret_us)
+static struct eb_trim_request request_locked(struct eb_store *store,
+                                             const struct eb_store_tune *tune, unsigned rows)
 {
-    const struct eb_engine_ops *ops = store->engine->ops;
-    struct eb_trim_request request = {
+    return (struct eb_trim_request){
         .now_ms = eb_store_now_locked(store),
         .age_ms = tune->retention_age_ms,
         .max_bytes = tune->retention_bytes,
@@ -77,8 +78,16 @@ static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
         .acked_ms = tune->acked_retention_ms,
         .dedupe_window_ms = tune->dedupe_window_ms,
         .dedupe_from_seq = eb_dedupe_oldest_seq(&store->dedupe),
-        .max_rows = store->trim_rows,
+        .max_rows = rows,
     };
+}
+
+/* *ret_us: what deleting took; that of a commit says nothing about the number of rows. */
+static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
+                       struct eb_trim_result *ret, int64_t *ret_us)
+{
+    const struct eb_engine_ops *ops = store->engine->ops;
+    struct eb_trim_request request = request_locked(store, tune, store->trim_rows);
     int rc = ops->begin(store->engine);
     if (rc < 0)
         return rc;
@@ -89,6 +98,23 @@ static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
         rc = ops->commit(store->engine);
     if (rc < 0)
         ops->rollback(store->engine);
+    return rc;
+}
+
+int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *tune, size_t fresh,
+                           struct eb_trim_result *ret)
+{
+    size_t rows = fresh + fresh / 4; /* a little more than comes: it catches up */
+    *ret = (struct eb_trim_result){0};
+    if (!store->trim_behind || !fresh)
+        return 0;
+    struct eb_trim_request request = request_locked(store, tune,
+                                                    rows < ROWS_MIN   ? ROWS_MIN
+                                                    : rows > ROWS_MAX ? ROWS_MAX
+                                                                      : (unsigned)rows);
+    int rc = store->engine->ops->trim(store->engine, &request, ret);
+    if (rc < 0)
+        store->trim_behind = false; /* the group goes without; the janitor meets it and says so */
     return rc;
 }
 
@@ -125,6 +151,7 @@ void eb_janitor_step_locked(struct eb_store *store, bool *ret_more)
         *ret_more = false;
         return;
     }
+    store->trim_behind = result.more && result.retained_out;
     count(&store->stats.expired, result.expired);
     count(&store->stats.retained_out, result.retained_out + result.acked_out);
     *ret_more = result.more;
@@ -180,13 +207,15 @@ static bool pause_until(struct eb_store *store, int64_t deadline)
 void *eb_janitor_thread(void *arg)
 {
     struct eb_store *store = arg;
-    bool more = false;
+    bool more = false, behind = false;
     pthread_setname_np(pthread_self(), "eb-janitor");
     for (;;) {
-        if (!pause_until(store, more ? 0 : eb_mono_ms() + EB_JANITOR_MS) || !turn_begin(store))
+        int64_t pause = more ? behind ? BEHIND_MS : 0 : EB_JANITOR_MS;
+        if (!pause_until(store, eb_mono_ms() + pause) || !turn_begin(store))
             return NULL;
         eb_lock_take(&store->commit_lock);
         eb_janitor_step_locked(store, &more);
+        behind = store->trim_behind;
         eb_lock_drop(&store->commit_lock);
         turn_end(store);
     }

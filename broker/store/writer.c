@@ -433,13 +433,19 @@ static void lower_mode(struct eb_store *store, int rc)
     }
 }
 
-static int try_group(struct eb_store *store, struct eb_op *ops)
+static int try_group(struct eb_store *store, const struct eb_store_tune *tune, struct eb_op *ops)
 {
     struct eb_group *group = &store->group;
     group->begun = false;
     group->appended = 0;
+    group->trimmed = (struct eb_trim_result){0};
     group->duplicates = group->reused = group->acked = group->refused_full = 0;
     int rc = apply_ops(store, ops);
+    if (rc == 0 && group->begun && group->mode == EB_GROUP_ALL &&
+        eb_janitor_join_locked(store, tune, group->count, &group->trimmed) < 0) {
+        undo(store);
+        return try_group(store, tune, ops); /* trim_behind is false now: once */
+    }
     return rc < 0 ? rc : commit(store);
 }
 
@@ -460,6 +466,8 @@ static void settle(struct eb_store *store, const struct eb_store_tune *tune)
     count(&store->stats.ids_reused, group->reused);
     count(&store->stats.acked, group->acked);
     count(&store->stats.refused_full, group->refused_full);
+    count(&store->stats.expired, group->trimmed.expired);
+    count(&store->stats.retained_out, group->trimmed.retained_out + group->trimmed.acked_out);
     atomic_store_explicit(&store->stats.ids_evicted, store->dedupe.evicted, memory_order_relaxed);
 }
 
@@ -484,7 +492,7 @@ static void commit_group_locked(struct eb_store *store, struct eb_op *ops)
     eb_lock_assert_held(&store->commit_lock);
     eb_store_tune_get(store, &tune);
     start_group(store, &tune);
-    while ((rc = try_group(store, ops)) < 0) {
+    while ((rc = try_group(store, &tune, ops)) < 0) {
         undo(store);
         eb_store_failed_locked(store, rc);
         lower_mode(store, rc);

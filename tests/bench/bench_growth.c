@@ -228,11 +228,13 @@ static void open_and_close(const char *path, bool crash, int64_t window_s)
     struct eb_store_info info;
     struct run run;
     int64_t before = eb_mono_us();
+    double cpu = cpu_seconds();
     open_store(&run, path, EB_DURABILITY_FSYNC, 0, window_s);
     int64_t opened = eb_mono_us();
     eb_store_info(run.store, &info);
-    printf("%" PRIu64 " events, %" PRIu64 " ids: open %.1f ms, resident %.1f MiB\n", info.events,
-           info.dedupe_ids, (double)(opened - before) / 1e3, resident_mib());
+    printf("%" PRIu64 " events, %" PRIu64 " ids: open %.1f ms (CPU %.1f), resident %.1f MiB\n",
+           info.events, info.dedupe_ids, (double)(opened - before) / 1e3,
+           (cpu_seconds() - cpu) * 1e3, resident_mib());
     if (crash)
         _exit(0);
     check(eb_store_start(run.store, NULL), "start", NULL);

@@ -276,6 +276,36 @@ static void lists_are_bounded(void **state)
     assert_int_equal(ask(fx, "SELECT count(*) FROM ids"), 0);
 }
 
+/* Retention that is behind goes on with each group of publishes, in its commit, until it has caught up. */
+static void groups_delete_while_behind(void **state)
+{
+    struct ids_fixture *fx = *state;
+    struct eb_store_counters before, after;
+    struct eb_store_info info;
+    bool more;
+    open_log(fx);
+    publish_new(fx, 1, 1000);
+    fx->config.retention_events = 500;
+    eb_store_reconfigure(fx->store, &fx->config);
+    eb_lock_take(&fx->store->commit_lock);
+    eb_janitor_step_locked(fx->store, &more);
+    eb_lock_drop(&fx->store->commit_lock);
+    assert_true(more);
+    eb_store_counters(fx->store, &before);
+    publish_new(fx, 1001, 1001);
+    eb_store_counters(fx->store, &after);
+    assert_int_equal(after.commits, before.commits + 1);
+    assert_true(after.retained_out >= before.retained_out + 2);
+    publish_new(fx, 1002, 1400);
+    eb_store_info(fx->store, &info);
+    assert_int_equal(info.events, 500);
+    assert_int_equal(info.deleted_upto, 900);
+    all_are_known(fx, 1, 1400);
+    close_log(fx);
+    open_log(fx);
+    all_are_known(fx, 1, 1400);
+}
+
 #define T(name)                                                                                    \
     {                                                                                              \
         "ids/" #name, name, setup, teardown, NULL                                                  \
@@ -284,8 +314,13 @@ static void lists_are_bounded(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(clean_stop_keeps_all), T(killed_after_the_start), T(not_believed),
-        T(settings_change),      T(deleted_ids_are_known),  T(lists_are_bounded),
+        T(clean_stop_keeps_all),
+        T(killed_after_the_start),
+        T(not_believed),
+        T(settings_change),
+        T(deleted_ids_are_known),
+        T(lists_are_bounded),
+        T(groups_delete_while_behind),
     };
     return cmocka_run_group_tests_name("ids", tests, NULL, NULL);
 }
