@@ -86,6 +86,11 @@ struct eb_publish {
  * eb_bus_publish. eb_publish_destroy unrefs events and session; NULL is fine.
  */
 struct eb_publish *eb_publish_create(size_t max);
+/**
+ * The same for a session that collects, by the thread of its requests: `session` is set and held. Cheap for one
+ * event; eb_session_submit is to follow, also when it is destroyed.
+ */
+struct eb_publish *eb_publish_create_on(struct eb_session *session, size_t max);
 void eb_publish_destroy(struct eb_publish *publish);
 /** Check the draft, fill in default ttl and id, copy it. -1 with @err (its index is the member's for a batch). */
 int eb_publish_add(struct eb_bus *bus, struct eb_publish *publish, const struct eb_draft *draft,

@@ -129,6 +129,9 @@ struct eb_session {
         unsigned ops;
         size_t bytes; /* of their events */
     } chunk;
+    struct eb_block
+        *block; /* [R] memory of the chunk's publishes with places left, or NULL (publish.c) */
+    unsigned block_cap;             /* [R] places of the next one */
     struct eb_session *settle_next; /* [C] the bus's list of sessions with something to settle */
     struct eb_frame *answers;       /* [C] what `done` has answered and is not in the queue yet */
     unsigned settled;               /* [C] requests done and not yet taken off `open` */
@@ -142,6 +145,12 @@ _Static_assert(sizeof(struct eb_session) < 512, "an idle session holds less than
 /** A reference unless the last one is already gone. */
 bool eb_session_try_ref(struct eb_session *session);
 bool eb_session_closed(struct eb_session *session);
+
+/* ---- publish.c ---- */
+
+struct eb_block;
+/** The chunk is over: what is left of its memory is given up. Thread: the session's requests'. */
+void eb_publish_end_block(struct eb_session *session);
 
 /* ---- requests.c ---- */
 

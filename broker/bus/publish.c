@@ -3,18 +3,33 @@
  *
  * The events are made and checked on the publisher's thread, so that the writer finds them ready; the store
  * gives seqs and finds duplicates; the dispatcher calls `done` when the last event is visible (dispatch.c, D3).
+ *
+ * The publishes of one event that a session makes in one chunk lie in one block of memory (struct block): it goes
+ * when the last of them does, and it holds the session for all of them.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "broker/bus/internal.h"
 #include "common/uuid.h"
+
+#define BLOCK_MAX 64
 
 /* What eb_publish_create really makes. */
 struct publish {
     struct eb_publish pub;
     struct eb_bus *bus; /* from eb_bus_publish on */
     size_t max;
-    size_t bytes; /* of its events */
+    size_t bytes;           /* of its events */
+    struct eb_block *block; /* that it lies in, or NULL */
+};
+
+struct eb_block {
+    atomic_uint
+        refs; /* places that are in use or may still be, and the session's while it has it */
+    unsigned used, cap;         /* the requests' thread's */
+    struct eb_session *session; /* one reference */
+    struct publish places[];
 };
 
 static struct publish *outer(struct eb_publish *pub)
@@ -22,17 +37,40 @@ static struct publish *outer(struct eb_publish *pub)
     return eb_container(pub, struct publish, pub);
 }
 
+/* All zero but the two long texts, which nobody reads before he has written them. */
+static void init(struct publish *publish, size_t max, struct eb_block *block)
+{
+    struct eb_publish *pub = &publish->pub;
+    memset(&pub->op, 0, offsetof(struct eb_op, err));
+    pub->op.kind = EB_OP_PUBLISH;
+    pub->op.events = &pub->event1;
+    pub->op.results = &pub->result1;
+    pub->op.err.code = EB_OK;
+    pub->op.err.index = -1;
+    pub->op.err.message[0] = '\0';
+    pub->op.last_seq = 0;
+    pub->op.done = NULL;
+    pub->op.user = NULL;
+    pub->session = NULL;
+    pub->done = NULL;
+    pub->user = NULL;
+    pub->batch = false;
+    pub->id_len = 0;
+    pub->event1 = NULL;
+    pub->result1 = (struct eb_op_result){0};
+    publish->bus = NULL;
+    publish->max = max;
+    publish->bytes = 0;
+    publish->block = block;
+}
+
 struct eb_publish *eb_publish_create(size_t max)
 {
-    struct publish *publish = calloc(1, sizeof(*publish));
+    struct publish *publish = malloc(sizeof(*publish));
     if (publish == NULL)
         return NULL;
+    init(publish, max, NULL);
     struct eb_op *op = &publish->pub.op;
-    publish->max = max;
-    op->kind = EB_OP_PUBLISH;
-    op->err.index = -1;
-    op->events = &publish->pub.event1;
-    op->results = &publish->pub.result1;
     if (max <= 1)
         return &publish->pub;
     op->events = calloc(max, sizeof(struct eb_event *));
@@ -46,6 +84,60 @@ struct eb_publish *eb_publish_create(size_t max)
     return &publish->pub;
 }
 
+static void unref_block(struct eb_block *block, unsigned places)
+{
+    if (atomic_fetch_sub_explicit(&block->refs, places, memory_order_acq_rel) != places)
+        return;
+    eb_session_unref(block->session);
+    free(block);
+}
+
+void eb_publish_end_block(struct eb_session *session)
+{
+    struct eb_block *block = session->block;
+    session->block = NULL;
+    if (block == NULL)
+        return;
+    session->block_cap = block->used; /* as many as last time, for a start */
+    unref_block(block, block->cap - block->used + 1);
+}
+
+/* A block with a place free, or NULL. The first of a chunk is as large as the last chunk's, each more twice that. */
+static struct eb_block *open_block(struct eb_session *session)
+{
+    struct eb_block *block = session->block;
+    if (block != NULL && block->used < block->cap)
+        return block;
+    unsigned cap = block != NULL ? 2 * block->cap : session->block_cap;
+    cap = cap < 1 ? 1 : cap > BLOCK_MAX ? BLOCK_MAX : cap;
+    eb_publish_end_block(session);
+    block = malloc(sizeof(*block) + cap * sizeof(block->places[0]));
+    if (block == NULL)
+        return NULL;
+    atomic_init(&block->refs, cap + 1);
+    block->used = 0;
+    block->cap = cap;
+    block->session = eb_session_ref(session);
+    return session->block = block;
+}
+
+struct eb_publish *eb_publish_create_on(struct eb_session *session, size_t max)
+{
+    struct eb_publish *pub;
+    if (max == 1) {
+        struct eb_block *block = open_block(session);
+        if (block == NULL)
+            return NULL;
+        struct publish *publish = &block->places[block->used++];
+        init(publish, 1, block);
+        pub = &publish->pub;
+        pub->session = session;
+    } else if ((pub = eb_publish_create(max)) != NULL) {
+        pub->session = eb_session_ref(session);
+    }
+    return pub;
+}
+
 void eb_publish_destroy(struct eb_publish *pub)
 {
     if (pub == NULL)
@@ -53,6 +145,10 @@ void eb_publish_destroy(struct eb_publish *pub)
     struct publish *publish = outer(pub);
     for (uint32_t i = 0; i < pub->op.count; i++)
         eb_event_unref(pub->op.events[i]);
+    if (publish->block != NULL) {
+        unref_block(publish->block, 1);
+        return;
+    }
     if (publish->max > 1) {
         free(pub->op.events);
         free(pub->op.results);

@@ -31,6 +31,7 @@ void eb_session_collect(struct eb_session *session)
 void eb_session_submit(struct eb_session *session)
 {
     struct eb_op *first = session->chunk.first, *last = session->chunk.last;
+    eb_publish_end_block(session);
     if (first == NULL)
         return;
     atomic_fetch_add(&session->open_bytes, session->chunk.bytes);

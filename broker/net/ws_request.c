@@ -49,12 +49,11 @@ struct eb_publish *eb_ws_publish_create(struct eb_ws_conn *conn, size_t max,
                 rate);
         return NULL;
     }
-    struct eb_publish *publish = eb_publish_create(max);
+    struct eb_publish *publish = eb_publish_create_on(conn->session, max);
     if (!publish) {
         eb_fail(err, EB_INTERNAL, "out of memory");
         return NULL;
     }
-    publish->session = eb_session_ref(conn->session);
     publish->user = conn;
     publish->done = done;
     return publish;

@@ -159,6 +159,49 @@ static void a_large_chunk_goes_by_itself(void **unused)
     fake_close(w);
 }
 
+/* Publishes of one chunk lie together; whichever goes last, also unsubmitted, all of it is given up once. */
+static void publishes_of_a_chunk_share_memory(void **unused)
+{
+    struct fake_world *w = fake_open(wide);
+    struct eb_session *session = open_session(w, &plain_ops);
+    struct eb_draft draft = {.topic = "a", .topic_len = 1, .payload = "x", .payload_len = 1};
+    struct eb_error err;
+    size_t frames, len, sent = 0;
+    eb_session_collect(session);
+    for (unsigned chunk = 0; chunk < 5; chunk++) {
+        for (unsigned i = 0; i < 1 + 60 * chunk; i++) {
+            struct eb_publish *publish = eb_publish_create_on(session, 1);
+            assert_ptr_equal(publish->session, session);
+            assert_int_equal(publish->op.count, 0);
+            assert_int_equal(publish->op.results[0].seq, 0);
+            assert_int_equal(eb_publish_add(w->bus, publish, &draft, &err), 0);
+            if (i % 3 == 1) { /* as a refused one */
+                eb_publish_destroy(publish);
+                continue;
+            }
+            publish->done = published;
+            publish->user = (void *)(size_t)1;
+            eb_bus_publish(w->bus, publish);
+            sent++;
+        }
+        eb_session_submit(session);
+        if (chunk % 2)
+            fake_commit(w, ALL);
+    }
+    fake_commit(w, ALL);
+    drain(session, &frames, &len);
+    assert_int_equal(len, sent);
+    for (int i = 0; i < 3;
+         i++) { /* the only one of its chunk, and it goes before the chunk is over */
+        eb_publish_destroy(eb_publish_create_on(session, 1));
+        eb_session_submit(session);
+    }
+    eb_publish_destroy(eb_publish_create_on(session, 2));
+    eb_session_submit(session);
+    close_session(session);
+    fake_close(w); /* the sanitizers' builds see what is left or given up twice */
+}
+
 /* C3: the answers of one segment are one frame and one wake, in the order of their requests. */
 static void answers_of_a_segment_go_together(void **unused)
 {
@@ -252,6 +295,7 @@ int main(void)
         cmocka_unit_test(collected_requests_go_in_order),
         cmocka_unit_test(collected_requests_count_as_open),
         cmocka_unit_test(a_large_chunk_goes_by_itself),
+        cmocka_unit_test(publishes_of_a_chunk_share_memory),
         cmocka_unit_test(answers_of_a_segment_go_together),
         cmocka_unit_test(merged_answers_are_written_at_the_end),
         cmocka_unit_test(many_bytes_of_answers_keep_their_order),
