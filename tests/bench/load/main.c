@@ -160,6 +160,8 @@ static void complete(void)
         die("--batch: %s has no batches", wire->name);
     if (wire->topics_max && opt.topics > wire->topics_max && strcmp(opt.mode, "publish") != 0)
         die("--topics: a subscriber of %s has %u", wire->name, wire->topics_max);
+    if (strcmp(opt.mode, "replay") == 0 || strcmp(opt.mode, "idle") == 0)
+        opt.threads = 1;
     if (opt.events && opt.warmup > 0)
         die("--warmup is for runs of --seconds");
     opt.payload_text = malloc(opt.payload + 1);
