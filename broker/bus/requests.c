@@ -6,6 +6,8 @@
  *
  * (C1) A chunk belongs to the thread that makes the session's requests. It keeps their order, holds all kinds of
  *      them, and is handed over before that thread waits for anything: nobody else would.
+ *      Of a chunk of one small request, with none open before it, the peer probably waits for the answer: then the
+ *      thread may commit it by itself. More is the writer's: so that the next is read while it is synced.
  * (C2) What is collected counts as open for eb_session_wait_room, so no bound is passed by collecting.
  * (C3) Answers that `done` gives are put into the queue together: behind the last `done` of a segment, before
  *      anything of it is pushed (D3), and before a subscription begins (its `ok` comes first).
@@ -18,6 +20,7 @@
 
 #define CHUNK_OPS    1024
 #define CHUNK_BYTES  (1024 * 1024)
+#define ALONE_BYTES  (16 * 1024)
 #define ANSWERS_MIN  256
 #define ANSWERS_FULL (64 * 1024)
 
@@ -35,11 +38,15 @@ void eb_session_submit(struct eb_session *session)
     if (first == NULL)
         return;
     atomic_fetch_add(&session->open_bytes, session->chunk.bytes);
-    atomic_fetch_add(&session->open, session->chunk.ops);
+    bool alone = atomic_fetch_add(&session->open, session->chunk.ops) == 0 && session->collects &&
+                 session->chunk.ops == 1 && session->chunk.bytes <= ALONE_BYTES;
     session->chunk.first = session->chunk.last = NULL;
     session->chunk.ops = 0;
     session->chunk.bytes = 0;
-    eb_store_submit(session->bus->store, first, last);
+    if (alone)
+        eb_store_submit_or_commit(session->bus->store, first);
+    else
+        eb_store_submit(session->bus->store, first, last);
 }
 
 void eb_session_request(struct eb_session *session, struct eb_op *op, size_t bytes)

@@ -5,7 +5,8 @@
  *                        ^                     |  EAGAIN
  *                        `---- more ----       `-> epoll, EPOLLOUT|EPOLLONESHOT -> flush again
  *
- * (F1) A connection is pinned to one flusher: one writer, so order holds and no socket is written by two.
+ * (F1) A connection is pinned to one flusher: one writer, so order holds and no socket is written by two. Its own
+ *      thread may take the flusher's place for a moment (W6 in ws_conn.c): whoever is to flush has it dirty.
  * (F2) A dirty connection is on the list, being flushed, or waits for EPOLLOUT; exactly one of them, and exactly
  *      until its state falls back to clean (EB_CONN_DIRTY). Whoever makes it dirty pushes it, nobody else does.
  * (F3) The eventfd is written only when the flusher may be asleep.
@@ -258,8 +259,8 @@ static bool settle_state(struct eb_ws_conn *conn)
     return atomic_compare_exchange_strong(&conn->state, &expected, 0);
 }
 
-/* @conn is dirty and ours (F2). After this it is clean, waits for EPOLLOUT, is on the list again, or is gone. */
-static void flush(struct eb_flusher *flusher, struct eb_ws_conn *conn)
+/* @conn is dirty and ours (F2). After this it is clean, waits for EPOLLOUT or is gone; or true: more is to be sent. */
+static bool flush(struct eb_flusher *flusher, struct eb_ws_conn *conn)
 {
     unsigned state = atomic_fetch_and(&conn->state, ~(unsigned)EB_CONN_AGAIN);
     enum outcome outcome = SENT_BROKEN;
@@ -272,7 +273,7 @@ static void flush(struct eb_flusher *flusher, struct eb_ws_conn *conn)
         atomic_compare_exchange_strong(&conn->blocked_ms, &none, eb_mono_ms());
         wait_out(flusher, conn);
         if (conn->want_out)
-            return;
+            return false;
         outcome = SENT_BROKEN;
     } else if (outcome == SENT_BROKEN && !(state & EB_CONN_DEAD)) {
         eb_ws_conn_break(conn);
@@ -280,12 +281,26 @@ static void flush(struct eb_flusher *flusher, struct eb_ws_conn *conn)
     if (outcome == SENT_BROKEN)
         put_part_back(conn);
     if (outcome != SENT_MORE_WAITS && settle_state(conn))
-        return;
+        return false;
     if (atomic_load(&conn->state) & EB_CONN_DEAD) { /* F4 */
         put_part_back(conn);
         eb_ws_conn_give_back(conn);
-        return;
+        return false;
     }
+    return true;
+}
+
+void eb_flusher_send(struct eb_flusher *flusher, struct eb_ws_conn *conn)
+{
+    if (flush(flusher, conn))
+        eb_flusher_push(flusher, conn);
+}
+
+/* On the flusher's own thread, which looks at its list before it sleeps. */
+static void flush_listed(struct eb_flusher *flusher, struct eb_ws_conn *conn)
+{
+    if (!flush(flusher, conn))
+        return;
     eb_lock_take(&flusher->lock);
     append_locked(flusher, conn);
     eb_lock_drop(&flusher->lock);
@@ -312,7 +327,7 @@ static void wait_events(struct eb_flusher *flusher, int timeout)
         struct eb_ws_conn *conn = events[i].data.ptr;
         if (conn) {
             if (conn->want_out)
-                flush(flusher, conn);
+                flush_listed(flusher, conn);
             continue;
         }
         uint64_t count;
@@ -333,8 +348,8 @@ static void *run(void *arg)
 
         bool busy = conn;
         for (; conn; conn = next) {
-            next = conn->flush_next; /* flush() may put it on the list again */
-            flush(flusher, conn);
+            next = conn->flush_next; /* flush_listed() may put it on the list again */
+            flush_listed(flusher, conn);
         }
         wait_events(flusher, busy ? 0 : -1);
     }

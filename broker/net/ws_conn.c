@@ -4,7 +4,7 @@
  *   upgrade --> running --(peer closed, broke the protocol, vanished; keeper; stop)--> closing --> dead --> given back
  *
  * (W1) The socket is used by two: the connection's thread (reads, shuts down) and, while EB_CONN_DIRTY is set, its
- *      flusher (writes). Others that shut it down (the keeper) do so under the side's lock while the connection
+ *      flusher (writes; W6). Others that shut it down (the keeper) do so under the side's lock while the connection
  *      stands in the registry, which its thread leaves before it is dead.
  * (W2) The thread ends with EB_CONN_DEAD. From then on nobody makes the connection dirty.
  * (W3) Who gives the socket back: the thread, if the connection was not dirty when it became dead; else the
@@ -14,6 +14,9 @@
  *      beyond its socket.
  * (W5) Nothing follows a close frame, and after it the peer is given time to answer: a socket closed with unread
  *      bytes in it is reset, and the reset overtakes the close frame.
+ * (W6) Who makes the connection dirty hands it to its flusher; but its own thread, when that happens while it hands
+ *      over its requests (it committed them by itself, so the answer is there), is the flusher of that moment:
+ *      it sends, and hands on only what the socket does not take.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -25,6 +28,8 @@
 
 #define CLOSE_FLUSH_MS 1000
 
+static _Thread_local struct eb_ws_conn *submitting; /* W6: whose thread this is */
+
 void eb_ws_conn_wake(struct eb_ws_conn *conn)
 {
     const unsigned both = EB_CONN_DIRTY | EB_CONN_AGAIN;
@@ -34,8 +39,23 @@ void eb_ws_conn_wake(struct eb_ws_conn *conn)
     if ((state & both) == both || (state & EB_CONN_DEAD))
         return;
     state = atomic_fetch_or(&conn->state, both);
-    if (!(state & (EB_CONN_DIRTY | EB_CONN_DEAD)))
+    if (state & (EB_CONN_DIRTY | EB_CONN_DEAD))
+        return;
+    if (submitting == conn)
+        conn->sends_itself = true;
+    else
         eb_flusher_push(conn->flusher, conn);
+}
+
+void eb_ws_conn_submit(struct eb_ws_conn *conn)
+{
+    submitting = conn;
+    eb_session_submit(conn->session);
+    submitting = NULL;
+    if (!conn->sends_itself)
+        return;
+    conn->sends_itself = false;
+    eb_flusher_send(conn->flusher, conn);
 }
 
 bool eb_ws_conn_control(struct eb_ws_conn *conn, int opcode, const void *data, size_t len)

@@ -118,6 +118,7 @@ struct eb_ws_conn {
     size_t early_used;                     /* [T] */
 
     atomic_uint state;             /* [a] EB_CONN_* */
+    bool sends_itself;             /* [T] dirty, and its own thread is to send (W6) */
     struct eb_ws_conn *flush_next; /* flusher's lock: its list */
 
     struct eb_lock lock;          /* rank LEAF */
@@ -161,6 +162,8 @@ extern const struct eb_session_ops eb_ws_session_ops, eb_ws_binary_session_ops;
 
 /** The thread's whole life: read until the end, then give the connection up. @conn is not to be used afterwards. */
 void eb_ws_conn_run(struct eb_ws_conn *conn);
+/** Hand the requests of a turn to the store; what is answered at once is sent by this thread. Its thread only. */
+void eb_ws_conn_submit(struct eb_ws_conn *conn);
 /** Something is to be sent: hand it to the flusher unless it has it already. Threads: any. */
 void eb_ws_conn_wake(struct eb_ws_conn *conn);
 /** Queue a control frame and wake. False when a close was queued before. */
@@ -284,6 +287,8 @@ int eb_flusher_create(struct eb_ws_side *side, unsigned number, struct eb_flushe
 void eb_flusher_destroy(struct eb_flusher *flusher);
 /** @conn has just become dirty. */
 void eb_flusher_push(struct eb_flusher *flusher, struct eb_ws_conn *conn);
+/** Send for it on this thread, which has just made the connection dirty; what does not go at once is the flusher's. */
+void eb_flusher_send(struct eb_flusher *flusher, struct eb_ws_conn *conn);
 /** Forget the socket: before it is given back. */
 void eb_flusher_forget(struct eb_flusher *flusher, struct eb_ws_conn *conn);
 void eb_flusher_counters(const struct eb_flusher *flusher, struct eb_ws_counters *ret);

@@ -532,7 +532,7 @@ static void end_turn(struct eb_ws_reader *reader)
         atomic_fetch_add_explicit(&reader->conn->side->count.messages_in, reader->messages,
                                   memory_order_relaxed);
     reader->messages = 0;
-    eb_session_submit(reader->conn->session);
+    eb_ws_conn_submit(reader->conn);
 }
 
 /* Read and forget until the peer ends or the keeper's patience does. Keeps W5. */

@@ -93,6 +93,7 @@ struct eb_store {
     bool janitor_stop;         /* [Q] */
     bool janitor_asks;         /* [Q] wants a turn after the writer's next group */
     bool janitor_turn;         /* [Q] the writer waits until it is over */
+    bool inline_turn;          /* [Q] a submitter commits, the writer waits until it is over */
 
     struct eb_lock commit_lock;
     struct eb_op *backlog, *backlog_tail; /* [W] taken from the queue, not yet in a group */

@@ -128,6 +128,13 @@ void eb_store_close(struct eb_store *store);
  */
 void eb_store_submit(struct eb_store *store, struct eb_op *first, struct eb_op *last);
 
+/**
+ * The same for one op; but when nothing else is under way the caller commits it by itself: `done` and the hooks run
+ * on this thread, and it blocks on disk. For a thread that has nothing to do until it is answered. Threads: any that
+ * may block; no lock held; never from within `done` or a hook.
+ */
+void eb_store_submit_or_commit(struct eb_store *store, struct eb_op *op);
+
 /* ---- what the log holds ---- */
 
 struct eb_store_info {

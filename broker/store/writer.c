@@ -17,6 +17,10 @@
  * (W4) seq = base + 1 + its place among the group's new events: no holes, whatever is refused between.
  * (W5) last_seq is raised after the commit and before the hook; readers never look past it.
  * (W6) The dedupe table is bounded only after a commit (U3), and expires by the log's clock only.
+ * (W7) The writer sleeps only with its backlog empty. A thread that would wait for its answer anyway and finds it
+ *      asleep, the queue empty and the janitor without a turn takes the turn itself (inline_turn) and commits its
+ *      op: no switch to the writer and back. What is submitted meanwhile is the writer's, who is woken once the
+ *      turn is over: so a group is as large as ever as soon as there are several publishers.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -28,6 +32,8 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/uuid.h"
+
+static void commit_group_locked(struct eb_store *store, struct eb_op *ops);
 
 /* ---- the queue ---- */
 
@@ -44,6 +50,38 @@ void eb_store_submit(struct eb_store *store, struct eb_op *first, struct eb_op *
         store->writer_sleeps = false; /* one signal wakes it, however many submit meanwhile */
         pthread_cond_signal(&store->writer_cond);
     }
+    eb_lock_drop(&store->queue_lock);
+}
+
+/* Nobody commits, nobody waits for it (W7). */
+static bool may_commit_locked(const struct eb_store *store)
+{
+    return store->writer_sleeps && !store->head && !store->janitor_turn && !store->stopping;
+}
+
+void eb_store_submit_or_commit(struct eb_store *store, struct eb_op *op)
+{
+    eb_lock_assert_none();
+    op->next = NULL;
+    eb_lock_take(&store->queue_lock);
+    bool mine = may_commit_locked(store);
+    store->inline_turn = store->inline_turn || mine;
+    if (mine)
+        store->writer_sleeps = false; /* what comes meanwhile needs no signal: see below */
+    eb_lock_drop(&store->queue_lock);
+    if (!mine) {
+        eb_store_submit(store, op, op);
+        return;
+    }
+    eb_lock_take(&store->commit_lock);
+    commit_group_locked(store, op);
+    eb_lock_drop(&store->commit_lock);
+    eb_lock_take(&store->queue_lock);
+    store->inline_turn = false;
+    if (store->head || store->janitor_asks || store->stopping)
+        pthread_cond_signal(&store->writer_cond);
+    else
+        store->writer_sleeps = true;
     eb_lock_drop(&store->queue_lock);
 }
 
@@ -519,10 +557,11 @@ static bool wait_for_work(struct eb_store *store)
     eb_lock_take(&store->queue_lock);
     if (store->janitor_asks)
         give_turn(store);
-    while (store->janitor_turn || (!store->head && !store->backlog && !store->stopping)) {
-        if (store->janitor_asks && !store->janitor_turn)
+    while (store->janitor_turn || store->inline_turn ||
+           (!store->head && !store->backlog && !store->stopping)) {
+        if (store->janitor_asks && !store->janitor_turn && !store->inline_turn)
             give_turn(store); /* asked while we were on our way to sleep: nobody else wakes it */
-        store->writer_sleeps = !store->janitor_turn;
+        store->writer_sleeps = !store->janitor_turn && !store->inline_turn;
         eb_cond_wait(&store->writer_cond, &store->queue_lock, -1);
     }
     store->writer_sleeps = false;

@@ -25,6 +25,7 @@ static struct {
     struct fake_world *world;
     struct eb_store_hooks hooks;
     struct eb_op *queue, **queue_end;
+    size_t alone;
     struct row *rows; /* rows[seq - 1] */
     uint64_t last, deleted_upto;
     struct eb_stream *run, **run_end, *later;
@@ -42,6 +43,12 @@ void eb_store_submit(struct eb_store *store, struct eb_op *first, struct eb_op *
 {
     *fake.queue_end = first;
     fake.queue_end = &last->next;
+}
+
+void eb_store_submit_or_commit(struct eb_store *store, struct eb_op *op)
+{
+    fake.alone++;
+    eb_store_submit(store, op, op);
 }
 
 void eb_store_info(struct eb_store *store, struct eb_store_info *ret)
@@ -613,4 +620,11 @@ void fake_box_close(struct fake_box *box)
     struct eb_session *session = box->session;
     eb_session_close(session);
     eb_session_unref(session);
+}
+
+size_t fake_alone(struct fake_world *world)
+{
+    size_t alone = fake.alone;
+    fake.alone = 0;
+    return alone;
 }

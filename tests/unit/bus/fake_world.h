@@ -52,6 +52,8 @@ void fake_publish_large(struct fake_world *world, const char *topic, size_t byte
 void fake_publish_batch(struct fake_box *box, const char *topic, size_t count);
 void fake_publish_expired(struct fake_world *world, const char *topic);
 size_t fake_commit(struct fake_world *world, size_t ops);
+size_t fake_alone(
+    struct fake_world *world); /* ops since the last call that might have been committed at once */
 void fake_retain(struct fake_world *world, uint64_t deleted_upto);
 void fake_damage(struct fake_world *world, uint64_t seq);
 void fake_mark_acked(struct fake_world *world, uint64_t seq);

@@ -202,6 +202,39 @@ static void publishes_of_a_chunk_share_memory(void **unused)
     fake_close(w); /* the sanitizers' builds see what is left or given up twice */
 }
 
+/* C1: only what a peer waits for with nothing else under way may be committed on the connection's thread. */
+static void a_lone_small_request_may_be_committed_at_once(void **unused)
+{
+    struct fake_world *w = fake_open(wide);
+    struct fake_box *box = fake_box(w, false);
+    fake_publish_on(box, "a"); /* not collected: an HTTP request, a program */
+    assert_int_equal(fake_alone(w), 0);
+    fake_commit(w, ALL);
+    eb_session_collect(box->session);
+    fake_publish_on(box, "a");
+    eb_session_submit(box->session);
+    assert_int_equal(fake_alone(w), 1);
+    fake_publish_on(box, "b"); /* the one before is still open */
+    eb_session_submit(box->session);
+    assert_int_equal(fake_alone(w), 0);
+    fake_commit(w, ALL);
+    fake_publish_on(box, "a");
+    fake_publish_on(box, "b");
+    eb_session_submit(box->session);
+    assert_int_equal(fake_alone(w), 0);
+    fake_commit(w, ALL);
+    fake_publish_batch(box, "a", 500);
+    eb_session_submit(box->session);
+    assert_int_equal(fake_alone(w), 0);
+    fake_commit(w, ALL);
+    fake_publish_on(box, "a");
+    eb_session_submit(box->session);
+    assert_int_equal(fake_alone(w), 1);
+    fake_commit(w, ALL);
+    fake_box_close(box);
+    fake_close(w);
+}
+
 /* C3: the answers of one segment are one frame and one wake, in the order of their requests. */
 static void answers_of_a_segment_go_together(void **unused)
 {
@@ -296,6 +329,7 @@ int main(void)
         cmocka_unit_test(collected_requests_count_as_open),
         cmocka_unit_test(a_large_chunk_goes_by_itself),
         cmocka_unit_test(publishes_of_a_chunk_share_memory),
+        cmocka_unit_test(a_lone_small_request_may_be_committed_at_once),
         cmocka_unit_test(answers_of_a_segment_go_together),
         cmocka_unit_test(merged_answers_are_written_at_the_end),
         cmocka_unit_test(many_bytes_of_answers_keep_their_order),

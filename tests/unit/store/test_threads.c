@@ -78,7 +78,10 @@ static void *submit_many(void *arg)
                                  .results = &job->result,
                                  .done = job_done,
                                  .user = job};
-        eb_store_submit(self->run->store, &job->op, &job->op);
+        if (self->number % 2)
+            eb_store_submit(self->run->store, &job->op, &job->op);
+        else
+            eb_store_submit_or_commit(self->run->store, &job->op);
     }
     return NULL;
 }
@@ -238,8 +241,11 @@ static void publish_waits_for_one_step(void **state)
     assert_int_equal(0, eb_store_start(turns->fx.store, NULL));
     for (unsigned i = 0; turns->steps < 2500; i++) {
         struct eb_op fence = {.kind = EB_OP_FENCE, .done = turns_done, .user = turns};
-        eb_store_submit(turns->fx.store, &fence, &fence);
         unsigned steps = turns->steps;
+        if (i % 2)
+            eb_store_submit(turns->fx.store, &fence, &fence);
+        else
+            eb_store_submit_or_commit(turns->fx.store, &fence);
         while (turns->groups == i)
             sched_yield();
         assert_true((int)(turns->steps_before - steps) <= 1);
@@ -248,11 +254,49 @@ static void publish_waits_for_one_step(void **state)
     free(turns);
 }
 
+/* ---- committing by itself ---- */
+
+struct lone {
+    struct eb_op op;
+    pthread_t done_on;
+    atomic_bool done;
+};
+
+static void lone_done(struct eb_op *op)
+{
+    struct lone *lone = op->user;
+    lone->done_on = pthread_self();
+    atomic_store(&lone->done, true);
+}
+
+/* Who finds nobody at work is answered on its own thread before the call is over; and so again and again. */
+static void a_lone_submitter_commits_by_itself(void **state)
+{
+    struct eb_store_config config = {.memory_bytes = 1 << 20, .acked_retention_ms = -1};
+    struct eb_store *store;
+    struct eb_error err;
+    assert_int_equal(0, eb_store_open(&config, &store, &err));
+    assert_int_equal(0, eb_store_start(store, NULL));
+    for (unsigned own = 0; own < 100;) {
+        struct lone lone = {.op = {.kind = EB_OP_FENCE, .done = lone_done, .user = &lone}};
+        eb_store_submit_or_commit(store, &lone.op);
+        bool at_once = atomic_load(&lone.done);
+        while (!atomic_load(&lone.done))
+            sched_yield();
+        bool here = pthread_equal(lone.done_on, pthread_self());
+        assert_true(at_once || !here);
+        own += here;
+    }
+    eb_store_close(store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         {"threads/race_for_the_same_ids", race_for_the_same_ids, NULL, NULL, NULL},
         {"threads/close_commits_what_is_queued", close_commits_what_is_queued, NULL, NULL, NULL},
+        {"threads/a_lone_submitter_commits_by_itself", a_lone_submitter_commits_by_itself, NULL,
+         NULL, NULL},
         {"threads/publish_waits_for_one_step", publish_waits_for_one_step, NULL, NULL, NULL},
     };
     return cmocka_run_group_tests_name("threads", tests, NULL, NULL);
