@@ -103,7 +103,7 @@ bool eb_space_low(struct eb_store *store, uint64_t min_free, uint64_t *ret_free)
     if (!store->config.path)
         return false;
     uint64_t bytes = eb_space_free(store);
-    if (bytes > min_free && atomic_load(&store->space.written) >= (bytes - min_free) / 4) {
+    if (bytes >= min_free && atomic_load(&store->space.written) > (bytes - min_free) / 4) {
         atomic_store(&store->space.checked_at, INT64_MIN);
         bytes = eb_space_free(store);
     }

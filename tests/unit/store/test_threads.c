@@ -241,11 +241,11 @@ static void publish_waits_for_one_step(void **state)
     assert_int_equal(0, eb_store_start(turns->fx.store, NULL));
     for (unsigned i = 0; turns->steps < 2500; i++) {
         struct eb_op fence = {.kind = EB_OP_FENCE, .done = turns_done, .user = turns};
-        unsigned steps = turns->steps;
         if (i % 2)
             eb_store_submit(turns->fx.store, &fence, &fence);
         else
             eb_store_submit_or_commit(turns->fx.store, &fence);
+        unsigned steps = turns->steps;
         while (turns->groups == i)
             sched_yield();
         assert_true((int)(turns->steps_before - steps) <= 1);
