@@ -67,6 +67,21 @@ static void burst_is_noticed(void **state)
     free(fx);
 }
 
+/* With exactly min_free left there is no room for a burst at all: the next publish looks again. */
+static void the_last_byte_is_noticed(void **state)
+{
+    struct fixture *fx = calloc(1, sizeof *fx);
+    fx->config.path = "folder/eventbus.db";
+    fx->config.min_free = 64 << 20;
+    fx->free = fx->config.min_free;
+    fx_open(fx);
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", "x")));
+    fx->free = fx->config.min_free - 1;
+    assert_int_equal(EB_STORAGE_FULL, code_of(publish(fx, 2, "a", "x")));
+    eb_store_close(fx->store);
+    free(fx);
+}
+
 static int fails(void *ctx, const char *path, uint64_t *ret)
 {
     return -EACCES;
@@ -135,6 +150,7 @@ int main(void)
         {"space/any_form_of_path", any_form_of_path, NULL, NULL, NULL},
         {"space/pending_checkpoints_count", pending_checkpoints_count, NULL, NULL, NULL},
         {"space/burst_is_noticed", burst_is_noticed, NULL, NULL, NULL},
+        {"space/the_last_byte_is_noticed", the_last_byte_is_noticed, NULL, NULL, NULL},
         {"space/unknown_is_not_low", unknown_is_not_low, NULL, NULL, NULL},
         {"space/crossing_is_logged_once", crossing_is_logged_once, NULL, NULL, NULL},
         {"space/sizes_are_readable", sizes_are_readable, NULL, NULL, NULL},
