@@ -1,6 +1,6 @@
 /*
- * writev.c - a bare fan-out: the same frames to each of many TCP sockets, --batch of them in one writev, and one
- * thread that reads and throws away. No queue, no match, no log: what the kernel leaves to a broker that delivers.
+ * writev.c - a bare fan-out: the same frames to each of many TCP sockets, --batch of them (at most 64 KiB) lie in a row and
+ * go in one writev, and one thread reads and throws away. No queue, no match, no log: what the kernel leaves to a broker that delivers.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 #include "tests/bench/raw/raw.h"
 
 #define FRAME_HEAD 2 /* a WebSocket header of a short frame */
-#define MAX_BATCH  1024
+#define BURST_MOST ((size_t)64 << 10)
 
 struct fan {
     unsigned sockets, batch;
@@ -76,48 +76,40 @@ static int connect_all(struct fan *fan)
 }
 
 /* All of one burst, however often the socket is full. */
-static int write_burst(int fd, const struct iovec *frames, unsigned count)
+static int write_burst(int fd, char *burst, size_t len)
 {
-    struct iovec left[MAX_BATCH], *at = left;
-
-    memcpy(left, frames, count * sizeof(*left));
-    while (count > 0) {
-        ssize_t wrote = writev(fd, at, (int)count);
+    while (len > 0) {
+        struct iovec left = {burst, len};
+        ssize_t wrote = writev(fd, &left, 1);
         if (wrote < 0)
             return -1;
-        for (; count > 0 && (size_t)wrote >= at->iov_len; at++, count--)
-            wrote -= (ssize_t)at->iov_len;
-        if (count > 0) {
-            at->iov_base = (char *)at->iov_base + wrote;
-            at->iov_len -= (size_t)wrote;
-        }
+        burst += wrote;
+        len -= (size_t)wrote;
     }
     return 0;
 }
 
 static int fan_out(struct fan *fan, const struct raw_options *options)
 {
-    struct iovec frames[MAX_BATCH];
-    char *frame = calloc(1, fan->frame);
+    size_t len = fan->frame * fan->batch;
+    char *burst = calloc(1, len);
     pthread_t reader;
     int rc = 0;
 
-    for (unsigned i = 0; i < fan->batch; i++)
-        frames[i] = (struct iovec){frame, fan->frame};
-    if (frame == NULL || pthread_create(&reader, NULL, read_all, fan) != 0) {
-        free(frame);
+    if (burst == NULL || pthread_create(&reader, NULL, read_all, fan) != 0) {
+        free(burst);
         return -1;
     }
     double start = raw_now(), now = start;
     while (rc == 0 && now - start < options->seconds) {
         for (unsigned i = 0; i < fan->sockets && rc == 0; i++)
-            rc = write_burst(fan->out[i], frames, fan->batch);
+            rc = write_burst(fan->out[i], burst, len);
         now = raw_now();
     }
     double read = (double)atomic_load(&fan->read);
     atomic_store(&fan->done, true);
     pthread_join(reader, NULL);
-    free(frame);
+    free(burst);
     if (rc == 0)
         raw_print("writev", read / (double)fan->frame, now - start, NULL);
     return rc;
@@ -125,9 +117,11 @@ static int fan_out(struct fan *fan, const struct raw_options *options)
 
 int raw_writev(const struct raw_options *options)
 {
-    struct fan fan = {.sockets = options->sockets,
-                      .batch = options->batch < MAX_BATCH ? options->batch : MAX_BATCH,
-                      .frame = options->bytes + FRAME_HEAD};
+    struct fan fan = {
+        .sockets = options->sockets, .batch = options->batch, .frame = options->bytes + FRAME_HEAD};
+
+    if (fan.batch > BURST_MOST / fan.frame)
+        fan.batch = (unsigned)(BURST_MOST / fan.frame) + 1;
 
     fan.out = calloc(fan.sockets, sizeof(*fan.out));
     fan.in = calloc(fan.sockets, sizeof(*fan.in));

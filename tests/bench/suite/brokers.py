@@ -139,6 +139,8 @@ class Redis(Broker):
 
 
 class Nchan(Broker):
+    """settings: workers (default auto, one a core)."""
+
     name = "nginx"
     package = "libnginx-mod-nchan"
 
@@ -152,7 +154,7 @@ worker_rlimit_nofile 65536;
 daemon off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ worker_connections 32768; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off;
   client_body_temp_path {folder}/body;
@@ -171,7 +173,7 @@ http {{
       nchan_message_timeout 60s;
     }}
     location ~ ^/sub/(.+)$ {{
-      nchan_subscriber websocket eventsource;
+      nchan_subscriber websocket;
       nchan_channel_id $1;
     }}
   }}

@@ -4,8 +4,10 @@ import statistics
 
 # Above this part of what the loader does against a sink that costs nothing, the loader is what was measured.
 SINK_LIMIT = 0.9
-# A loader's thread that is busy for so much of the time has nothing left to give.
+# A loader's thread that is busy for so much of the time has nothing left to give …
 BUSY_LIMIT = 0.95
+# … and one that idles for more than half of it is not the limit: then the sink itself had a slow moment.
+IDLE_ENOUGH = 0.5
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -30,9 +32,11 @@ def quotients(ours, against, key, against_key=None, plus=None, plus_key=None):
 
 def why_void(name, side):
     """The reason why the loader, and not the broker, set this side's figure; None when it did not."""
-    shares = values(side, "cpu_share")
-    if shares and statistics.median(shares) >= BUSY_LIMIT:
-        return f"the loader was busy for {statistics.median(shares):.0%} of the time on {name}"
+    busy = median(side, "cpu_share")
+    if busy is not None and busy >= BUSY_LIMIT:
+        return f"the loader was busy for {busy:.0%} of the time on {name}"
+    if busy is not None and busy < IDLE_ENOUGH:
+        return None
     sink, rate = (side.get("sink") or {}).get("rate"), median(side, "rate")
     if sink and rate and not side.get("paced") and rate >= SINK_LIMIT * sink:
         return f"{name} came to {rate / sink:.0%} of what the loader does against a null sink"
@@ -76,7 +80,7 @@ def judge(row, sides):
     possible = median(sides.get(row.possible), row.possible_key or row.key) if row.possible else None
     if possible:
         result["possible"] = {"limit": row.possible, "value": possible, "reached": result["value"] / possible}
-    void = [w for w in (why_void(n, sides[n]) for n in names if not sides[n].get("raw")) if w]
+    void = [w for w in (why_void(n, sides[n]) for n in names) if w]
     if void and row.goal is not None:
         return {**result, "verdict": "void", "why": "; ".join(void)}
     if row.goal is None:

@@ -20,7 +20,7 @@ def run_json(argv, seconds, stdin=None):
         end_process(popen)
         raise Trouble(f"{os.path.basename(str(argv[0]))} did not end within {seconds:.0f} s") from None
     if popen.returncode != 0:
-        said = (err.strip() or out.strip() or "no word")[-300:].replace("\n", " | ")
+        said = (err.strip() or out.strip() or "no word").splitlines()[-1][-300:]
         kind = Missing if "--target: there is no" in said else Trouble
         raise kind(f"{said} (exit {popen.returncode})")
     try:
@@ -46,10 +46,11 @@ class Loader:
         return result
 
     @contextlib.contextmanager
-    def sink(self, target, folder):
-        """The port of a null sink that speaks the target's protocol."""
+    def sink(self, target, load, folder):
+        """The port of a null sink that speaks the target's protocol, and knows the size of its payloads."""
         port = free_port()
-        process = Process("sink", [self.program, "sink", "--target", target, "--port", port], folder)
+        payload = load[load.index("--payload"):][:2] if "--payload" in load else ()
+        process = Process("sink", [self.program, "sink", "--target", target, "--port", port, *payload], folder)
         try:
             process.wait_port(port)
             yield port

@@ -52,6 +52,7 @@ def ratios(path, rows):
         goal = float(r["goal"].split()[1])
         reached = r["figure"] / goal if r["goal"].startswith(">") else goal / r["figure"] if r["figure"] else 1
         axes.barh(at, reached, color=OURS if r["verdict"] == "met" else "#c0504d")
+    axes.margins(y=0.01)
     axes.axvline(1, color="#333333", linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), [r["row"] for r in reversed(shown)])

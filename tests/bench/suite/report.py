@@ -27,7 +27,7 @@ def figure(row):
 
 def loaded(side):
     """How busy the loader was, and how near its own ceiling."""
-    if not side or side.get("raw") or not side.get("rounds"):
+    if not side or not side.get("rounds"):
         return ""
     parts = []
     busy = median(side, "cpu_share")
@@ -52,7 +52,24 @@ def table(result):
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
     out = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [heads, *lines]]
     why = [f"{r['row']}: {r['why']}" for r in result["rows"] if r.get("why")]
-    return "\n".join(out + ([""] + why if why else []))
+    return "\n".join(out + ([""] + why if why else []) + [""] + configured(result))
+
+
+def configured(result):
+    """Who ran how, below the table."""
+    lines = []
+    for config, members in by_config(result).items():
+        lines += [", ".join(name for name, _ in members) + ":", *("    " + line for line in config.splitlines())]
+    return lines
+
+
+def by_config(result):
+    """Each different configuration, with the sides that used it."""
+    found = {}
+    for name, side in result["sides"].items():
+        if side.get("config"):
+            found.setdefault(side["config"], []).append((name, side))
+    return found
 
 
 # ---- docs/benchmarks.md ----
@@ -71,8 +88,8 @@ started. Absolute figures move from machine to machine, and from hour to hour on
 
 - A ratio is the median of {rounds} rounds, each round's ours over the same round's theirs; the spread is the smallest and the
   largest of them. 128-byte events over 100 topics unless said.
-- A row is **void** when the load generator was the limit: it came to {sink:.0%} or more of what it does against a sink that
-  answers at once and keeps nothing, or its threads were busy for {busy:.0%} of the time.
+- A row is **void** when the load generator was the limit: its threads were busy for {busy:.0%} of the time, or for {idle:.0%}
+  and it came to {sink:.0%} of what it does against a sink that answers at once and keeps nothing.
 - "Of the possible" is ours over the raw limit behind it, measured beside it: the disk, SQLite, libmicrohttpd, the kernel.
 - Peers run as their packages come, except for what stands under [configurations](#configurations). NATS JetStream
   acknowledges what is in the page cache; nchan and NATS core keep memory; redis with `appendfsync always` and ours with
@@ -117,21 +134,19 @@ def sides_table(result):
 
 def configurations(result):
     """Each different configuration once, with the sides that used it and what they were given."""
-    by_config, lines = {}, []
-    for name, side in result["sides"].items():
-        if side.get("config"):
-            by_config.setdefault(side["config"], []).append(side)
-    for config, members in by_config.items():
+    lines = []
+    for config, members in by_config(result).items():
         lines += ["```text", config, "```", ""]
-        for side in members:
-            load = " ".join(side["load"])
-            lines.append(f"- {side['what']}" + (f": `eventbus-load {load.replace(' ', f' --target {side_target(side)} ', 1)}`" if load and side_target(side) else ""))
-        lines.append("")
+        lines += [f"- {side['what']}" + (f": `{command(side)}`" if command(side) else "") for _, side in members] + [""]
     return lines
 
 
-def side_target(side):
-    return side.get("target", "")
+def command(side):
+    """The load as it can be typed again."""
+    if not side.get("target"):
+        return " ".join(side["load"])
+    mode, *options = side["load"]
+    return " ".join(["eventbus-load", mode, "--target", side["target"], "--port", "PORT", *options])
 
 
 def facts_lines(facts):
@@ -150,9 +165,9 @@ def scale_lines(scale):
 
 def page(result, plots):
     """docs/benchmarks.md as text."""
-    from .judge import BUSY_LIMIT, SINK_LIMIT
+    from .judge import BUSY_LIMIT, IDLE_ENOUGH, SINK_LIMIT
 
-    out = [HEAD.format(mode=result["mode"], rounds=result["rounds"], sink=SINK_LIMIT, busy=BUSY_LIMIT)]
+    out = [HEAD.format(mode=result["mode"], rounds=result["rounds"], sink=SINK_LIMIT, busy=BUSY_LIMIT, idle=IDLE_ENOUGH)]
     out += ["## The machine", *facts_lines(result["facts"]), *scale_lines(result["scale"]), ""]
     behind = [r for r in result["rows"] if r["verdict"] in ("behind", "void", "failed", "not built")]
     out += ["## Against the goals", *rows_table(result), ""]

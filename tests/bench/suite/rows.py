@@ -20,7 +20,7 @@ class Side:
     settings: dict = dataclasses.field(default_factory=dict)
     target: str = ""
     load: tuple = ()  # the loader's mode and options; --seconds is added by the run
-    raw: bool = False  # a limit of the machine, not a broker
+    raw: bool = False  # a limit of the machine or another's tool, not a broker
     paced: bool = False  # the rate is given: its share of the null sink's says nothing
     sink: bool = True  # the loader is also run against its null sink
     rounds: typing.Optional[int] = None
@@ -98,7 +98,7 @@ def in_flight(size, full):
     ours("json-batch" + end, group, f"JSON, batches of 256, {words}", "eventbus-json", BATCHES + payload)
     peer("jetstream" + end, group, f"JetStream, file, asynchronous (no fsync), {words}", brokers.Nats, "jetstream", FLIGHT + payload, JETSTREAM)
     peer("redis-always-16" + end, group, f"XADD, appendfsync always, 64 connections, pipeline 16, {words}", brokers.Redis, "redis",
-         ("publish", "--connections", 64, "--window", 16, "--topics", 100) + payload)
+         ("publish", "--connections", 64, "--window", 16, "--refill", 16, "--topics", 100) + payload)
     raw("sqlite-1024" + end, group, f"SQLite's own insert, {words}, a commit of 1,024", "sqlite-insert", "--batch", 1024, "--bytes", size)
     for name, work, mine, theirs, goal in [
         ("publish-bin", "publish, one connection, binary", "bin", "jetstream", 3.5),
@@ -108,7 +108,8 @@ def in_flight(size, full):
         ("publish-batch-redis", "publish, binary batches of 256 / XADD always, 64 x 16", "bin-batch", "redis-always-16", 2.0),
         ("publish-json-batch-redis", "publish, JSON batches of 256 / XADD always, 64 x 16", "json-batch", "redis-always-16", 2.0),
     ]:
-        row(name + end, f"{work}, {words}", mine + end, theirs + end, ">=", goal if size == 128 else None, possible="sqlite-1024" + end, full=full)
+        row(name + end, f"{work}, {words}", mine + end, theirs + end, ">=", goal if size == 128 else None,
+            possible="sqlite-1024" + end, full=full or goal is None)
 
 
 in_flight(128, full=False)
@@ -124,8 +125,8 @@ peer("jetstream-64", "wait", "JetStream, file, 64 connections, each waits (no fs
 peer("redis-always-64", "wait", "XADD, appendfsync always, 64 connections, no pipeline", brokers.Redis, "redis", WAIT64)
 raw("sqlite-64", "wait", "SQLite's own insert, 128 B, a commit of 64", "sqlite-insert", "--batch", 64)
 for end, target in (("", "bin-64"), ("-json", "json-64")):
-    row(f"wait-64-jetstream{end}", "64 connections, each waits for its ack", target, "jetstream-64", ">=", 2.5, possible="sqlite-64")
-    row(f"wait-64-redis{end}", "64 connections, each waits for its ack", target, "redis-always-64", ">=", 1.2, possible="sqlite-64")
+    row(f"wait-64-jetstream{end}", f"64 connections, each waits for its ack, {'JSON' if end else 'binary'}", target, "jetstream-64", ">=", 2.5, possible="sqlite-64")
+    row(f"wait-64-redis{end}", f"64 connections, each waits for its ack, {'JSON' if end else 'binary'}", target, "redis-always-64", ">=", 1.2, possible="sqlite-64")
 
 ours("bin-1", "alone", "binary, one connection waits for each ack", "eventbus-bin", WAIT1)
 ours("json-1", "alone", "JSON, one connection waits for each ack", "eventbus-json", WAIT1)
@@ -143,11 +144,11 @@ row("limits-256", "SQLite: a commit of 256 rows / of one", "sqlite-256", "sqlite
 POST64 = ("publish", "--connections", 64, "--window", 1, "--topics", 100, "--payload", 128)
 
 ours("http-64", "http", "POST, 64 keep-alive connections", "eventbus-http", POST64)
-side("http201", "http", "libmicrohttpd answering 201 and nothing else", special.bare_http, target="eventbus-http", load=POST64, raw=True)
+side("http201", "http", "libmicrohttpd answering 201 and nothing else", special.bare_http, target="eventbus-http", load=POST64, raw=True, sink=False)
 peer("nchan-64", "http", "POST to nchan, 64 connections (memory)", brokers.Nchan, "nchan", POST64)
 row("http", "HTTP POST, 64 keep-alive connections", "http-64", "http201", ">=", 0.5)
 row("http-p99", "the same, p99 of an answer", "http-64", None, "<", 5000, key="p99_us", unit="us")
-row("http-nchan", "the same, against memory", "http-64", "nchan-64")
+row("http-nchan", "the same, against memory", "http-64", "nchan-64", full=True)
 
 # ---- fan-out ----
 
@@ -160,12 +161,12 @@ def fan(subscribers, size, full, goal_memory, goal_fsync):
     ours("fan-json-memory" + end, group, f"JSON, memory, {words}", "eventbus-json", load, MEMORY)
     ours("fan-json" + end, group, f"JSON, fsync, {words}", "eventbus-json", load)
     peer("fan-nats" + end, group, f"NATS core, WebSocket, {words}", brokers.Nats, "nats-ws", load, NATS_WEB)
-    raw("writev" + end, group, f"bare writev of 64 frames, {words}", "writev", "--sockets", subscribers, "--bytes", size)
+    raw("writev" + end, group, f"bare writev, 256 frames or 64 KiB at once, {words}", "writev", "--batch", 256, "--sockets", subscribers, "--bytes", size)
     limit = "writev" + end
     row("fan-memory" + end, f"fan-out {words}, memory, binary", "fan-bin-memory" + end, "fan-nats" + end, ">=", goal_memory, possible=limit, full=full)
-    row("fan-fsync" + end, f"fan-out {words}, fsync, binary", "fan-bin" + end, "fan-nats" + end, ">=", goal_fsync, possible=limit, full=full)
+    row("fan-fsync" + end, f"fan-out {words}, fsync, binary", "fan-bin" + end, "fan-nats" + end, ">=", goal_fsync, possible=limit, full=full or goal_fsync is None)
     row("fan-json-memory" + end, f"fan-out {words}, memory, JSON", "fan-json-memory" + end, "fan-nats" + end, ">=", goal_memory, possible=limit, full=full)
-    row("fan-json-fsync" + end, f"fan-out {words}, fsync, JSON", "fan-json" + end, "fan-nats" + end, ">=", goal_fsync, possible=limit, full=full)
+    row("fan-json-fsync" + end, f"fan-out {words}, fsync, JSON", "fan-json" + end, "fan-nats" + end, ">=", goal_fsync, possible=limit, full=full or goal_fsync is None)
 
 
 fan(100, 128, False, 2.0, 1.5)
@@ -178,17 +179,18 @@ peer("fan-redis", "fan-out-others", "redis PUBLISH, 128 B to 100", brokers.Redis
 peer("fan-nchan", "fan-out-others", "nchan, WebSocket, 128 B to 100", brokers.Nchan, "nchan", OTHERS)
 peer("fan-mosquitto", "fan-out-others", "mosquitto, QoS 0, 128 B to 100", brokers.Mosquitto, "mosquitto", OTHERS)
 ours("fan-others", "fan-out-others", "JSON, memory, 128 B to 100", "eventbus-json", OTHERS, MEMORY)
-for name, words in (("nats-tcp", "NATS over TCP"), ("redis", "redis PUBLISH"), ("nchan", "nchan"), ("mosquitto", "mosquitto")):
+ours("fan-sse", "fan-out-others", "Server-Sent Events, memory, 128 B to 100", "eventbus-sse", OTHERS, MEMORY)
+for name, words in (("nats-tcp", "NATS over TCP"), ("redis", "redis PUBLISH"), ("nchan", "nchan"), ("mosquitto", "mosquitto"), ("sse", "ours over Server-Sent Events")):
     row(f"fan-{name}", f"fan-out 128 B to 100, memory, JSON / {words}", "fan-others", f"fan-{name}", full=True)
 
 # ---- latency ----
 
 PACED = ("latency", "--rate", 10000, "--subscribers", 1, "--payload", 128)
 for end, target in (("", "eventbus-bin"), ("-json", "eventbus-json")):
-    ours("latency-memory" + end, "latency", f"10,000 events/s, memory, {target}", target, PACED, MEMORY, paced=True, seconds=2)
-    ours("latency-fsync" + end, "latency", f"10,000 events/s, fsync, {target}", target, PACED, paced=True, seconds=2)
-peer("latency-nats", "latency", "10,000 events/s, NATS core", brokers.Nats, "nats", PACED, paced=True, seconds=2)
-raw("commit", "latency", "SQLite's own commit of one row", "sqlite-insert", "--batch", 1, seconds=1)
+    ours("latency-memory" + end, "latency", f"10,000 events/s, memory, {target}", target, PACED, MEMORY, paced=True)
+    ours("latency-fsync" + end, "latency", f"10,000 events/s, fsync, {target}", target, PACED, paced=True)
+peer("latency-nats", "latency", "10,000 events/s, NATS core", brokers.Nats, "nats", PACED, paced=True)
+raw("commit", "latency", "SQLite's own commit of one row", "sqlite-insert", "--batch", 1)
 for end, words in (("", "binary"), ("-json", "JSON")):
     row("latency-memory" + end, f"p99 from publish to delivery at 10,000/s, memory, {words}", "latency-memory" + end, "latency-nats", "<=", 1.0, key="p99_us")
     row("latency-fsync" + end, f"the same with fsync / NATS' p99 and that of one commit, {words}", "latency-fsync" + end, "latency-nats", "<=", 1.0,
@@ -200,17 +202,19 @@ AMONG = ("fanout", "--subscribers", 99, "--publishers", 1, "--payload", 128)
 AMONG_PACED = AMONG + ("--paced", 2000)
 for end, load, paced in (("", AMONG, False), ("-paced", AMONG_PACED, True)):
     ours("stopped" + end, "stopped" + end, "99 subscribers read, one is stopped (SIGSTOP)", "eventbus-json", load, measure=special.beside,
-         paced=paced, seconds=2, options={"stop": True})
+         paced=paced, options={"stop": True})
     ours("running" + end, "stopped" + end, "99 subscribers read, and one more", "eventbus-json", load, measure=special.beside,
-         paced=paced, seconds=2, options={"stop": False})
+         paced=paced, options={"stop": False})
 row("stopped", "one of 100 subscribers stopped: the others' rate", "stopped", "running", ">=", 0.95)
 row("stopped-p99", "the same at 2,000 events/s: the others' p99", "stopped-paced", "running-paced", "<=", 1.2, key="p99_us")
 
 # ---- replay ----
 
-ours("replay-bin", "replay", "replay to one subscriber, binary", "eventbus-bin", ("replay",), measure=special.replay, sink=False)
-ours("replay-json", "replay", "replay to one subscriber, JSON", "eventbus-json", ("replay",), measure=special.replay, sink=False)
-peer("replay-jetstream", "replay", "JetStream, ordered consumer", brokers.Nats, "jetstream", ("replay",), JETSTREAM, measure=special.replay, sink=False)
+FILL = {"fill": "eventbus-json", "batch": ("--batch", 256), "topics": 100}
+ours("replay-bin", "replay", "replay of 100 topics to one subscriber, binary", "eventbus-bin", ("replay",), measure=special.replay, sink=False, options=FILL)
+ours("replay-json", "replay", "replay of 100 topics to one subscriber, JSON", "eventbus-json", ("replay",), measure=special.replay, sink=False, options=FILL)
+peer("replay-jetstream", "replay", "JetStream, ordered consumer, one topic", brokers.Nats, "jetstream", ("replay",), JETSTREAM, measure=special.replay,
+     sink=False, options={"fill": "jetstream", "topics": 1})
 raw("select", "replay", "SQLite's own pages of 256 rows", "sqlite-select")
 row("replay-bin", "replay, binary / SQLite's own paged SELECT", "replay-bin", "select", ">=", 0.3)
 row("replay-json", "replay, JSON / SQLite's own paged SELECT", "replay-json", "select", ">=", 0.15)
@@ -219,10 +223,10 @@ row("replay-json-jetstream", "replay, JSON / JetStream", "replay-json", "replay-
 
 # ---- what it holds ----
 
-ours("idle", "idle", "idle WebSocket connections, memory of each", "eventbus-json", ("idle",), {**MEMORY, "max_connections": 20000},
+ours("idle", "idle", "idle WebSocket connections, memory of each", "eventbus-json", ("idle",), MEMORY,
      measure=special.idle, sink=False, rounds=1)
-peer("idle-nchan", "idle", "idle WebSocket connections of nchan, memory of each", brokers.Nchan, "nchan", ("idle",), measure=special.idle,
-     sink=False, rounds=1)
+peer("idle-nchan", "idle", "idle WebSocket connections of nchan, memory of each", brokers.Nchan, "nchan", ("idle",), {"workers": 1},
+     measure=special.idle, sink=False, rounds=1)
 row("idle", "memory of an idle WebSocket connection", "idle", "idle-nchan", "<=", 1.3, key="bytes_each")
 
 # ---- a long log ----
@@ -240,15 +244,15 @@ row("idle-memory-long", "resident memory when idle, after a start with a long lo
 
 KEEP = {"retention_events": 100000}
 ours("retention", "retention", "publish while retention deletes as much", "eventbus-json", BATCHES + ("--payload", 128), KEEP,
-     measure=special.with_retention, seconds=4)
-ours("no-retention", "retention", "publish without retention", "eventbus-json", BATCHES + ("--payload", 128), measure=special.with_retention, seconds=4)
+     measure=special.with_retention, seconds=2)
+ours("no-retention", "retention", "publish without retention", "eventbus-json", BATCHES + ("--payload", 128), measure=special.with_retention, seconds=2)
 row("retention", "publish rate with retention deleting as fast", "retention", "no-retention", ">=", 0.7)
 row("retention-p99", "the same, p99 of an ack", "retention", "no-retention", "<=", 2.0, key="p99_us")
 
 # ---- matching ----
 
-side("match-many", "match", "100,000 subscriptions, half with wildcards, 100,000 topics", special.match, sink=False, options={"line": 1})
-side("match-few", "match", "100 subscriptions, 100,000 topics", special.match, sink=False, options={"line": 0})
+side("match-many", "match", "100,000 subscriptions, half with wildcards, 100,000 topics", special.match, sink=False, options={"subscriptions": 100000})
+side("match-few", "match", "100 subscriptions, 100,000 topics", special.match, sink=False, options={"subscriptions": 100})
 row("match-cached", "matching, 100,000 subscriptions / 100, answer remembered", "match-many", "match-few", "<=", 1.5, key="cached_ns")
 row("match-uncached", "matching, 100,000 subscriptions, topic seen first", "match-many", None, "<", 20000, key="uncached_ns", unit="ns")
 
@@ -264,8 +268,9 @@ in_flight(1024, full=True)
 
 peer("redis-own", "loader", "redis-benchmark: XADD, appendfsync always, 64 connections, pipeline 16", brokers.Redis, "", (),
      measure=special.redis_benchmark, sink=False, raw=True)
-peer("redis-loader", "loader", "our loader: the same", brokers.Redis, "redis", ("publish", "--connections", 64, "--window", 16, "--topics", 1, "--payload", 128))
+peer("redis-loader", "loader", "our loader: the same", brokers.Redis, "redis",
+     ("publish", "--connections", 64, "--window", 16, "--refill", 16, "--topics", 1, "--payload", 128))
 side("wrk", "loader", "wrk: 128-byte POST, 64 connections, to libmicrohttpd answering 201", special.wrk, sink=False, raw=True)
-side("http-loader", "loader", "our loader: the same", special.bare_http, target="eventbus-http", load=POST64, raw=True)
+side("http-loader", "loader", "our loader: the same", special.bare_http, target="eventbus-http", load=POST64, raw=True, sink=False)
 row("loader-redis", "our loader / redis-benchmark", "redis-loader", "redis-own", ">=", 0.9, full=True)
 row("loader-wrk", "our loader / wrk", "http-loader", "wrk", ">=", 0.9, full=True)

@@ -5,7 +5,6 @@
 import csv
 import io
 import json
-import os
 import resource
 import shutil
 import statistics
@@ -14,7 +13,7 @@ import time
 import urllib.request
 
 from . import brokers
-from .load import stopped
+from .load import run_json, stopped
 from .procs import Missing, Trouble
 
 
@@ -28,13 +27,12 @@ def with_seconds(context, side, seconds=None):
 
 def watched(context, side, broker, load):
     """The load on a running broker, with what the broker spent on it."""
-    context.port, patience = broker.port, 60 + 20 * seconds_of(context, side)
     before = broker.cpu()
-    figures = context.loader.run(side.target, load, broker.port, patience)
+    figures = context.loader.run(side.target, load, broker.port, 60 + 20 * seconds_of(context, side))
     spent = broker.cpu() - before
     figures["broker_cpu_s"] = round(spent, 3)
-    if figures.get("events"):
-        figures["broker_cpu_s_per_million"] = round(spent * 1e6 / figures["events"], 3)
+    if figures.get("measured"):  # acknowledged, or delivered
+        figures["broker_cpu_s_per_million"] = round(spent * 1e6 / figures["measured"], 3)
     figures["broker_memory_kib"] = broker.memory_kib()
     return figures
 
@@ -80,9 +78,11 @@ def beside(context, side):
 
 
 def replay(context, side):
-    """Events that are in the log, once through."""
+    """Events that are in the log, once through; they are published before."""
     with fresh(context, side) as broker:
-        return watched(context, side, broker, (*side.load, "--events", context.replay_events, "--payload", 128))
+        events = ("--events", context.replay_events, "--payload", 128, "--topics", side.options["topics"])
+        context.loader.run(side.options["fill"], ("publish", "--window", 8192, *side.options.get("batch", ()), *events), broker.port, 300)
+        return watched(context, side, broker, (*side.load, *events))
 
 
 def idle(context, side):
@@ -174,6 +174,12 @@ def with_retention(context, side):
     return {**figures, "events_after": now["events"], "last_seq": now["last_seq"]}
 
 
+def null_sink(context, side):
+    """The same load against a sink that answers at once and keeps nothing: what the loader could do."""
+    with context.loader.sink(side.target, side.load, context.folder("sink", make=True)) as port:
+        return context.loader.run(side.target, with_seconds(context, side, max(0.4, context.seconds)), port, 90)["rate"]
+
+
 # ---- stalls ----
 
 
@@ -195,13 +201,8 @@ def stall(context, side):
 
 
 def match(context, side):
-    context.described(side, "bench_match 100000 100000")
-    if not os.access(context.loader.match_program, os.X_OK):
-        raise Missing("bench_match is not built")
-    out = subprocess.run([context.loader.match_program], capture_output=True, text=True, timeout=120)
-    if out.returncode != 0:
-        raise Trouble(out.stderr.strip()[-300:])
-    return json.loads(out.stdout.splitlines()[side.options["line"]])
+    context.described(side, f"bench_match {side.options['subscriptions']}")
+    return run_json([context.loader.match_program, side.options["subscriptions"]], 120)
 
 
 # ---- others' own tools ----
