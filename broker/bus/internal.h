@@ -15,8 +15,8 @@
 #include "broker/bus/bus.h"
 
 #define EB_SEGMENT_EVENTS 256 /* events between two moves of `visible` */
-#define EB_PAGE_EVENTS    256 /* bounds of one reader's turn */
-#define EB_PAGE_BYTES     (256 * 1024)
+#define EB_PAGE_EVENTS    512 /* bounds of one reader's turn */
+#define EB_PAGE_BYTES     (512 * 1024)
 #define EB_SHARDS         16 /* and one more for patterns that begin with a wildcard */
 #define EB_NO_PUSH        UINT32_MAX
 
@@ -168,6 +168,9 @@ size_t eb_frame_weight(const struct eb_frame *frame);
 /** Would so many events of that weight in all fit? Always when no event waits, however large. */
 bool eb_queue_fits_locked(struct eb_session *session, uint32_t events, size_t weight,
                           enum eb_fit fit);
+/** What the queue has room for at most when nothing waits. */
+void eb_queue_bounds(const struct eb_session *session, enum eb_fit fit, size_t *ret_events,
+                     size_t *ret_bytes);
 /** The queue has drained under half of its bounds: streams may go on. */
 bool eb_queue_has_room_locked(struct eb_session *session);
 /** Append; takes over the frame's reference only when it returns 0. -ENOMEM. */

@@ -5,6 +5,8 @@
  *      round robin, so that a long replay does not hold up a short one.
  * (P2) One-off reads and streams take turns, so that neither starves the other.
  * (P3) A reader holds no lock while it reads (B5); each has its own reader of the store.
+ * (P4) A stream that a reader puts back wakes nobody: that reader looks next, and who takes one and leaves more
+ *      wakes the next reader. So one replay stays with one reader and its cache, and switches no threads.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -23,6 +25,9 @@ struct reader {
     pthread_t thread;
     bool started;
 };
+
+static _Thread_local bool
+    is_reader; /* this thread will look at the run list again by itself (P4) */
 
 struct eb_pool {
     struct eb_bus *bus;  /* [I] */
@@ -174,7 +179,8 @@ static void append_locked(struct eb_pool *pool, struct eb_stream *stream)
     stream->run_next = NULL;
     *pool->run_end = stream;
     pool->run_end = &stream->run_next;
-    pthread_cond_signal(&pool->work);
+    if (!is_reader)
+        pthread_cond_signal(&pool->work);
 }
 
 void eb_pool_run(struct eb_pool *pool, struct eb_stream *stream)
@@ -247,6 +253,7 @@ static void *reader_main(void *arg)
 {
     struct reader *self = arg;
     struct eb_pool *pool = self->pool;
+    is_reader = true;
     eb_lock_take(&pool->lock);
     while (!pool->stop) {
         int64_t now = eb_mono_ms();
@@ -262,6 +269,8 @@ static void *reader_main(void *arg)
         }
         if (!autoack)
             pool->reads_next = read == NULL;
+        if (pool->run != NULL || pool->reads != NULL)
+            pthread_cond_signal(&pool->work);
         eb_lock_drop(&pool->lock);
         if (autoack)
             eb_autoack_flush(pool->bus->autoack);

@@ -257,15 +257,20 @@ size_t eb_frame_weight(const struct eb_frame *frame)
     return frame->event != NULL ? eb_event_size(frame->event) : frame->len;
 }
 
+void eb_queue_bounds(const struct eb_session *session, enum eb_fit fit, size_t *ret_events,
+                     size_t *ret_bytes)
+{
+    size_t events = session->bus->config.queue_events, bytes = session->bus->config.queue_bytes;
+    /* A replay leaves some room, lest every live event make the others lag. */
+    *ret_events = fit == EB_FIT_REPLAY ? events - events / 4 : events;
+    *ret_bytes = fit == EB_FIT_REPLAY ? bytes - bytes / 4 : bytes;
+}
+
 bool eb_queue_fits_locked(struct eb_session *session, uint32_t count, size_t weight,
                           enum eb_fit fit)
 {
-    size_t events = session->bus->config.queue_events, bytes = session->bus->config.queue_bytes;
-    if (fit ==
-        EB_FIT_REPLAY) { /* a replay leaves some room, lest every live event make the others lag */
-        events -= events / 4;
-        bytes -= bytes / 4;
-    }
+    size_t events, bytes;
+    eb_queue_bounds(session, fit, &events, &bytes);
     if (session->events == 0)
         return true;
     return session->events < events && count <= events - session->events &&

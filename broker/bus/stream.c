@@ -256,7 +256,7 @@ static bool turn_begin(struct turn *turn)
 {
     struct eb_session *session = turn->session;
     struct eb_stream *stream = turn->stream;
-    const struct eb_bus_config *config = &session->bus->config;
+    size_t events, bytes;
     bool go = false;
 
     struct eb_snapshot *stale = NULL;
@@ -279,13 +279,14 @@ static bool turn_begin(struct turn *turn)
         if (turn->snap != NULL && turn->snap->min_floor > stream->cursor)
             stream->cursor = turn->snap->min_floor; /* below it nobody is served */
     }
+    eb_queue_bounds(session, turn->sub != NULL ? EB_FIT_REPLAY : EB_FIT_LIVE, &events, &bytes);
     turn->request = (struct eb_page_request){
         .from = stream->cursor + 1,
         .upto = eb_bus_visible(session->bus),
         .pending_only = turn->sub != NULL && turn->sub->pending_only,
         .all_there_is = turn->sub != NULL && turn->sub->all_there_is,
-        .max_events = at_least_one(config->queue_events, session->events, EB_PAGE_EVENTS),
-        .max_bytes = at_least_one(config->queue_bytes, session->event_bytes, EB_PAGE_BYTES),
+        .max_events = at_least_one(events, session->events, EB_PAGE_EVENTS),
+        .max_bytes = at_least_one(bytes, session->event_bytes, EB_PAGE_BYTES),
     };
     go = true;
 out:

@@ -134,10 +134,10 @@ void eb_row_result(sqlite3_context *out, const struct eb_row *row, int column)
     }
 }
 
-/* A text column or NULL; false if it is of another kind. */
-static bool read_text(sqlite3_stmt *stmt, int column, const char **ret, size_t *ret_len)
+/* A text or NULL; false if it is of another kind. */
+static bool read_text(sqlite3_value *value, const char **ret, size_t *ret_len)
 {
-    int type = sqlite3_column_type(stmt, column);
+    int type = sqlite3_value_type(value);
 
     *ret = NULL;
     *ret_len = 0;
@@ -145,37 +145,44 @@ static bool read_text(sqlite3_stmt *stmt, int column, const char **ret, size_t *
         return true;
     if (type != SQLITE_TEXT)
         return false;
-    *ret = (const char *)sqlite3_column_text(stmt, column);
-    *ret_len = (size_t)sqlite3_column_bytes(stmt, column);
+    *ret = (const char *)sqlite3_value_text(value);
+    *ret_len = (size_t)sqlite3_value_bytes(value);
     return *ret != NULL;
 }
 
+/*
+ * Each column is fetched once, as a value: every sqlite3_column_* takes the connection's mutex and looks for a failed
+ * allocation. Such values must not be shared by threads, and a connection of ours belongs to one at a time.
+ */
 int eb_row_read(sqlite3_stmt *stmt, struct eb_row *ret)
 {
+    static const int kinds[9] = {
+        SQLITE_INTEGER, SQLITE_INTEGER, SQLITE_INTEGER, SQLITE_INTEGER, SQLITE_BLOB, 0, 0,
+        SQLITE_BLOB,    SQLITE_INTEGER};
     struct eb_row row = {.seq = (uint64_t)sqlite3_column_int64(stmt, 0)};
-    sqlite3_int64 topic = sqlite3_column_int64(stmt, 1), crc = sqlite3_column_int64(stmt, 8);
+    sqlite3_value *value[9];
 
     *ret = row;
-    if (sqlite3_column_type(stmt, 1) != SQLITE_INTEGER ||
-        sqlite3_column_type(stmt, 2) != SQLITE_INTEGER ||
-        sqlite3_column_type(stmt, 3) != SQLITE_INTEGER ||
-        sqlite3_column_type(stmt, 4) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 4) != 16 ||
-        sqlite3_column_type(stmt, 7) != SQLITE_BLOB ||
-        sqlite3_column_type(stmt, 8) != SQLITE_INTEGER)
+    for (int i = 1; i < 9; i++) {
+        value[i] = sqlite3_column_value(stmt, i);
+        if (kinds[i] != 0 && sqlite3_value_type(value[i]) != kinds[i])
+            return -EBADMSG;
+    }
+    if (sqlite3_value_bytes(value[4]) != 16 ||
+        !read_text(value[5], &row.content_type, &row.content_type_len) ||
+        !read_text(value[6], &row.headers, &row.headers_len))
         return -EBADMSG;
-    if (!read_text(stmt, 5, &row.content_type, &row.content_type_len) ||
-        !read_text(stmt, 6, &row.headers, &row.headers_len))
-        return -EBADMSG;
-    row.ts = sqlite3_column_int64(stmt, 2);
-    row.ttl = sqlite3_column_int64(stmt, 3);
+    sqlite3_int64 topic = sqlite3_value_int64(value[1]), crc = sqlite3_value_int64(value[8]);
+    row.ts = sqlite3_value_int64(value[2]);
+    row.ttl = sqlite3_value_int64(value[3]);
     if (topic < 1 || topic > UINT32_MAX || crc < 0 || crc > UINT32_MAX || row.ttl < 0 ||
         row.content_type_len > EB_CONTENT_TYPE_MAX || row.seq == 0 || row.seq >= EB_SEQ_MAX)
         return -EBADMSG;
     row.topic_id = (uint32_t)topic;
     row.crc = (uint32_t)crc;
-    row.id = sqlite3_column_blob(stmt, 4);
-    row.payload = sqlite3_column_blob(stmt, 7);
-    row.payload_len = (size_t)sqlite3_column_bytes(stmt, 7);
+    row.id = sqlite3_value_blob(value[4]);
+    row.payload = sqlite3_value_blob(value[7]);
+    row.payload_len = (size_t)sqlite3_value_bytes(value[7]);
     if (!row.id || (!row.payload && row.payload_len))
         return -EBADMSG;
     *ret = row;
