@@ -243,6 +243,32 @@ static void bundle_is_not_for_who_joins_meanwhile(void **unused)
     fake_close(w);
 }
 
+/* One that lagged and catches up with the segment while it is dispatched has its events already (Q1). */
+static void bundle_is_not_for_who_caught_up_meanwhile(void **unused)
+{
+    struct fake_world *w = open_world(forty);
+    struct fake_box *other = live_box(w, "#"), *late = live_box(w, "#");
+    struct eb_session_state state;
+    publish(w, "a", 20);
+    fake_commit(w, ALL);
+    fake_drain(other, ALL);
+    publish(w, "a", 25);
+    fake_commit(w, ALL);
+    expect_events(fake_drain(late, ALL), 1, 40);
+    eb_session_state(late->session, &state);
+    assert_true(state.lagging);
+    publish(w, "a", 6);
+    other->during_event = joins_inside;
+    fake_commit(w, ALL);
+    assert_null(other->during_event);
+    eb_session_state(late->session, &state);
+    assert_false(state.lagging);
+    expect_events(fake_drain_all(late), 41, 51);
+    fake_box_close(other);
+    fake_box_close(late);
+    fake_close(w);
+}
+
 /* A page becomes bundles; a gap stands between them at its place. */
 static void bundle_ends_at_a_gap(void **unused)
 {
@@ -273,6 +299,7 @@ int main(void)
         cmocka_unit_test(bundle_leaves_out_the_expired),
         cmocka_unit_test(bundle_merges_subscriptions),
         cmocka_unit_test(bundle_is_not_for_who_joins_meanwhile),
+        cmocka_unit_test(bundle_is_not_for_who_caught_up_meanwhile),
         cmocka_unit_test(bundle_ends_at_a_gap),
     };
     return cmocka_run_group_tests_name("bus/bundle", tests, NULL, NULL);
