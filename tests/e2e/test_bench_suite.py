@@ -86,6 +86,15 @@ def test_a_paced_load_is_not_held_against_the_sinks_rate():
     assert verdict(AT_LEAST, a=side(990, paced=True, **fast), b=side(100))[0] == "met"
 
 
+# An event's wait counts from when it was due, so a loader that was late itself has made the wait.
+def test_a_stall_is_void_when_the_loader_was_late_itself():
+    row = Row("r", "work", "a", None, "<", 50000, key="max_us", unit="us")
+    late = {"what": "made up", "rounds": [{"max_us": 80000, "late_max_us": 60000}]}
+    assert verdict(row, a=late)[0] == "void"
+    late["rounds"][0]["late_max_us"] = 1000
+    assert verdict(row, a=late)[0] == "behind"
+
+
 def test_what_is_not_there_is_never_a_figure():
     missing = {"missing": "no such target", "rounds": []}
     assert verdict(AT_LEAST, a=missing, b=side(100))[0] == "not built"

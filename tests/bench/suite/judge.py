@@ -8,6 +8,8 @@ SINK_LIMIT = 0.9
 BUSY_LIMIT = 0.95
 # … and one that idles for more than half of it is not the limit: then the sink itself had a slow moment.
 IDLE_ENOUGH = 0.5
+# A stall counts from when an event was due: when the loader sent it so late, the stall is the loader's, or the machine's.
+LATE_LIMIT = 0.5
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -81,6 +83,9 @@ def judge(row, sides):
     if possible:
         result["possible"] = {"limit": row.possible, "value": possible, "reached": result["value"] / possible}
     void = [w for w in (why_void(n, sides[n]) for n in names) if w]
+    late = median(ours, "late_max_us")
+    if row.key == "max_us" and late and late >= LATE_LIMIT * result["value"]:
+        void.append(f"the loader itself was late by up to {late / 1e3:.0f} ms")
     if void and row.goal is not None:
         return {**result, "verdict": "void", "why": "; ".join(void)}
     if row.goal is None:
