@@ -26,7 +26,7 @@
 #define START_SLOTS 16u
 #define EXPIRE_STEP 8192u  /* entries of one call: more than a group can bring */
 #define BOUND_STEP  65536u /* the same; a batch may be larger than a group */
-#define LOAD_AHEAD  16u    /* slots asked of the memory at once */
+#define AHEAD       16u    /* slots asked of the memory at once */
 
 static inline uint64_t rotl(uint64_t x, int b)
 {
@@ -214,42 +214,69 @@ static void remove_slot(struct eb_dedupe_shard *shard, struct eb_dedupe_slot *sl
         resize(shard, shard->cap / 2);
 }
 
+static inline void prefetch_slot(struct eb_dedupe *dedupe, uint32_t hash)
+{
+    const struct eb_dedupe_shard *shard = shard_of(dedupe, hash);
+    __builtin_prefetch(&shard->slots[hash & (shard->cap - 1)], 1);
+}
+
 /* Remove the slot of the entry at @position, unless a later entry has it (U2). */
-static void forget(struct eb_dedupe *dedupe, uint64_t position)
+static void forget(struct eb_dedupe *dedupe, uint64_t position, uint32_t hash)
 {
     const struct eb_dedupe_entry *entry = entry_at(dedupe, position);
-    uint32_t hash = hash_id(dedupe, entry->id);
     struct eb_dedupe_shard *shard = shard_of(dedupe, hash);
     struct eb_dedupe_slot *slot = find_slot(dedupe, shard, entry->id, hash);
     if (slot->hash && slot->index == (uint32_t)position)
         remove_slot(shard, slot);
 }
 
-static void drop_head(struct eb_dedupe *dedupe)
+static uint32_t hash_at(const struct eb_dedupe *dedupe, uint64_t position)
 {
-    forget(dedupe, dedupe->head);
+    return hash_id(dedupe, entry_at(dedupe, position)->id);
+}
+
+static void drop_head(struct eb_dedupe *dedupe, uint32_t hash)
+{
+    forget(dedupe, dedupe->head, hash);
     dedupe->head++;
     if (!(dedupe->head & (CHUNK - 1)))
         give_back_chunk(dedupe);
 }
 
+/* The @count oldest, whose slots lie anywhere: asked of the memory some ahead, lest each is waited for. */
+static void drop_oldest(struct eb_dedupe *dedupe, uint64_t count)
+{
+    uint32_t hashes[AHEAD] = {0};
+    for (uint64_t run; count > 0; count -= run) {
+        run = count < AHEAD ? count : AHEAD;
+        for (uint64_t i = 0; i < run; i++) {
+            hashes[i] = hash_at(dedupe, dedupe->head + i);
+            prefetch_slot(dedupe, hashes[i]);
+        }
+        for (uint64_t i = 0; i < run; i++)
+            drop_head(dedupe, hashes[i]);
+    }
+}
+
+static void evict_oldest(struct eb_dedupe *dedupe, uint64_t count)
+{
+    drop_oldest(dedupe, count);
+    dedupe->evicted += count;
+}
+
 /* Room in the queue and in the shard; without memory the oldest make it. */
 static void room_in_queue(struct eb_dedupe *dedupe)
 {
-    while (dedupe->tail >> EB_DEDUPE_CHUNK_BITS == dedupe->chunk_end && !add_chunk(dedupe)) {
-        drop_head(dedupe);
-        dedupe->evicted++;
-    }
+    while (dedupe->tail >> EB_DEDUPE_CHUNK_BITS == dedupe->chunk_end && !add_chunk(dedupe))
+        evict_oldest(dedupe, 1);
 }
 
 static void room_in_shard(struct eb_dedupe *dedupe, struct eb_dedupe_shard *shard)
 {
     if (shard->count < shard->cap / 2 || resize(shard, shard->cap * 2))
         return;
-    while (shard->count >= shard->cap - shard->cap / 8) {
-        drop_head(dedupe);
-        dedupe->evicted++;
-    }
+    while (shard->count >= shard->cap - shard->cap / 8)
+        evict_oldest(dedupe, 1);
 }
 
 static void add_entry(struct eb_dedupe *dedupe, const uint8_t id[16], uint64_t seq,
@@ -261,10 +288,16 @@ static void add_entry(struct eb_dedupe *dedupe, const uint8_t id[16], uint64_t s
     entry->timestamp = timestamp;
 }
 
-const struct eb_dedupe_entry *eb_dedupe_put(struct eb_dedupe *dedupe, const uint8_t id[16],
-                                            uint64_t seq, int64_t timestamp)
+uint32_t eb_dedupe_ahead(struct eb_dedupe *dedupe, const uint8_t id[16])
 {
     uint32_t hash = hash_id(dedupe, id);
+    prefetch_slot(dedupe, hash);
+    return hash;
+}
+
+const struct eb_dedupe_entry *eb_dedupe_put(struct eb_dedupe *dedupe, const uint8_t id[16],
+                                            uint32_t hash, uint64_t seq, int64_t timestamp)
+{
     struct eb_dedupe_shard *shard = shard_of(dedupe, hash);
     room_in_queue(dedupe);
     room_in_shard(dedupe, shard);
@@ -302,19 +335,18 @@ static void index_entry(struct eb_dedupe *dedupe, uint64_t position, uint32_t ha
 
 void eb_dedupe_loaded(struct eb_dedupe *dedupe)
 {
-    uint32_t cap = START_SLOTS, hashes[LOAD_AHEAD] = {0};
+    uint32_t cap = START_SLOTS, hashes[AHEAD] = {0};
     while (cap < eb_dedupe_count(dedupe) * 33 / 16 / EB_DEDUPE_SHARDS)
         cap *= 2;
     for (unsigned i = 0; i < EB_DEDUPE_SHARDS && cap > START_SLOTS; i++)
         resize(&dedupe->shards[i], cap); /* else it grows as it is filled */
     for (uint64_t at = dedupe->head, run; at < dedupe->tail; at += run) {
-        run = dedupe->tail - at < LOAD_AHEAD ? dedupe->tail - at : LOAD_AHEAD;
+        run = dedupe->tail - at < AHEAD ? dedupe->tail - at : AHEAD;
         for (uint64_t i = 0; i < run; i++) {
             if (at + i < dedupe->head)
                 continue; /* went already, for want of memory */
-            hashes[i] = hash_id(dedupe, entry_at(dedupe, at + i)->id);
-            const struct eb_dedupe_shard *shard = shard_of(dedupe, hashes[i]);
-            __builtin_prefetch(&shard->slots[hashes[i] & (shard->cap - 1)], 1);
+            hashes[i] = hash_at(dedupe, at + i);
+            prefetch_slot(dedupe, hashes[i]);
         }
         for (uint64_t i = 0; i < run; i++)
             if (at + i >= dedupe->head)
@@ -327,7 +359,7 @@ void eb_dedupe_loaded(struct eb_dedupe *dedupe)
 void eb_dedupe_undo(struct eb_dedupe *dedupe, uint64_t mark)
 {
     while (dedupe->tail > mark && dedupe->tail > dedupe->head) {
-        forget(dedupe, dedupe->tail - 1);
+        forget(dedupe, dedupe->tail - 1, hash_at(dedupe, dedupe->tail - 1));
         dedupe->tail--;
     }
 }
@@ -335,18 +367,20 @@ void eb_dedupe_undo(struct eb_dedupe *dedupe, uint64_t mark)
 void eb_dedupe_expire(struct eb_dedupe *dedupe, int64_t upto)
 {
     dedupe->expired_upto = upto;
-    for (unsigned i = 0; i < EXPIRE_STEP && dedupe->head < dedupe->tail &&
-                         entry_at(dedupe, dedupe->head)->timestamp <= upto;
-         i++)
-        drop_head(dedupe);
+    uint64_t count = 0, most = eb_dedupe_count(dedupe);
+    if (most > EXPIRE_STEP)
+        most = EXPIRE_STEP;
+    while (count < most && entry_at(dedupe, dedupe->head + count)->timestamp <= upto)
+        count++;
+    drop_oldest(dedupe, count);
 }
 
 void eb_dedupe_bound(struct eb_dedupe *dedupe, uint64_t max)
 {
-    for (unsigned i = 0; i < BOUND_STEP && eb_dedupe_count(dedupe) > max; i++) {
-        drop_head(dedupe);
-        dedupe->evicted++;
-    }
+    if (eb_dedupe_count(dedupe) <= max)
+        return;
+    uint64_t count = eb_dedupe_count(dedupe) - max;
+    evict_oldest(dedupe, count < BOUND_STEP ? count : BOUND_STEP);
 }
 
 /* ---- what there is ---- */

@@ -44,11 +44,17 @@ struct eb_dedupe {
 int eb_dedupe_init(struct eb_dedupe *dedupe); /* 0 or -ENOMEM */
 void eb_dedupe_finish(struct eb_dedupe *dedupe);
 /**
+ * The hash of @id. Its slot is asked of the memory meanwhile, so that a put soon after need not wait for it: a
+ * million ids lie in 16 MB and more.
+ */
+uint32_t eb_dedupe_ahead(struct eb_dedupe *dedupe, const uint8_t id[16]);
+/**
  * The entry with that id, or NULL: then it was added with @seq and @timestamp (not below the last one's).
- * Never fails: without memory to grow the oldest goes early. The result lives until the next call.
+ * @hash: eb_dedupe_ahead's. Never fails: without memory to grow the oldest goes early. The result lives until the
+ * next call.
  */
 const struct eb_dedupe_entry *eb_dedupe_put(struct eb_dedupe *dedupe, const uint8_t id[16],
-                                            uint64_t seq, int64_t timestamp);
+                                            uint32_t hash, uint64_t seq, int64_t timestamp);
 /** At start: in order; the later entry of an id wins. Nothing is found before eb_dedupe_loaded(). */
 void eb_dedupe_load(struct eb_dedupe *dedupe, const uint8_t id[16], uint64_t seq,
                     int64_t timestamp);

@@ -61,6 +61,7 @@ struct eb_op_result {
     uint64_t seq;
     bool duplicate;
     bool fresh; /* duplicate: of an event of this same op (nothing to compare outside) */
+    uint32_t hash; /* the store's, until there is a result */
 };
 
 /*

@@ -255,7 +255,8 @@ static int check_member(struct eb_store *store, struct eb_op *op, uint32_t i, si
     struct eb_group *group = &store->group;
     struct eb_event *event = op->events[i];
     uint64_t seq = store->given + 1;
-    const struct eb_dedupe_entry *found = eb_dedupe_put(&store->dedupe, event->id, seq, group->now);
+    const struct eb_dedupe_entry *found =
+        eb_dedupe_put(&store->dedupe, event->id, op->results[i].hash, seq, group->now);
     if (found) {
         op->results[i] = (struct eb_op_result){
             .seq = found->seq,
@@ -348,9 +349,18 @@ static int apply_auto_ack(struct eb_store *store, struct eb_op *op)
     return rc;
 }
 
+/* The group's ids, looked for at once: one after the other they would be waited for one by one. */
+static void look_ahead(struct eb_store *store, struct eb_op *ops)
+{
+    for (struct eb_op *op = ops; op; op = op->next)
+        for (uint32_t i = 0; op->kind == EB_OP_PUBLISH && i < op->count; i++)
+            op->results[i].hash = eb_dedupe_ahead(&store->dedupe, op->events[i]->id);
+}
+
 static int apply_ops(struct eb_store *store, struct eb_op *ops)
 {
     int rc = 0;
+    look_ahead(store, ops);
     for (struct eb_op *op = ops; op && rc == 0; op = op->next) {
         op->err.code = EB_OK; /* not the whole of it: its message is as long as an event */
         op->err.index = -1;

@@ -8,6 +8,12 @@ struct model {
     size_t head, tail;
 };
 
+static const struct eb_dedupe_entry *put(struct eb_dedupe *dedupe, const uint8_t id[16],
+                                         uint64_t seq, int64_t timestamp)
+{
+    return eb_dedupe_put(dedupe, id, eb_dedupe_ahead(dedupe, id), seq, timestamp);
+}
+
 static const struct eb_dedupe_entry *model_find(struct model *model, unsigned n)
 {
     uint8_t id[16];
@@ -34,7 +40,7 @@ static void same_as_a_list(void **state)
             uint8_t id[16];
             id_from(id, n);
             const struct eb_dedupe_entry *want = model_find(&model, n);
-            const struct eb_dedupe_entry *got = eb_dedupe_put(&dedupe, id, ++seq, now);
+            const struct eb_dedupe_entry *got = put(&dedupe, id, ++seq, now);
             assert_int_equal(!want, !got);
             if (want) {
                 assert_int_equal(want->seq, got->seq);
@@ -77,11 +83,11 @@ static void later_load_wins(void **state)
     eb_dedupe_load(&dedupe, id, 5, 100);
     eb_dedupe_load(&dedupe, id, 9, 200);
     eb_dedupe_loaded(&dedupe);
-    assert_int_equal(9, eb_dedupe_put(&dedupe, id, 10, 300)->seq);
+    assert_int_equal(9, put(&dedupe, id, 10, 300)->seq);
     eb_dedupe_expire(&dedupe, 100);
-    assert_int_equal(9, eb_dedupe_put(&dedupe, id, 10, 300)->seq);
+    assert_int_equal(9, put(&dedupe, id, 10, 300)->seq);
     eb_dedupe_expire(&dedupe, 200);
-    assert_null(eb_dedupe_put(&dedupe, id, 10, 300));
+    assert_null(put(&dedupe, id, 10, 300));
     eb_dedupe_finish(&dedupe);
 }
 
@@ -93,15 +99,15 @@ static void bound_evicts_the_oldest(void **state)
     assert_int_equal(0, eb_dedupe_init(&dedupe));
     for (unsigned n = 1; n <= 10; n++) {
         id_from(id, n);
-        assert_null(eb_dedupe_put(&dedupe, id, n, n));
+        assert_null(put(&dedupe, id, n, n));
     }
     eb_dedupe_bound(&dedupe, 4);
     assert_int_equal(6, dedupe.evicted);
     assert_int_equal(7, eb_dedupe_oldest(&dedupe));
     id_from(id, 6);
-    assert_null(eb_dedupe_put(&dedupe, id, 11, 11));
+    assert_null(put(&dedupe, id, 11, 11));
     id_from(id, 7);
-    assert_non_null(eb_dedupe_put(&dedupe, id, 12, 12));
+    assert_non_null(put(&dedupe, id, 12, 12));
     eb_dedupe_finish(&dedupe);
 }
 
@@ -119,17 +125,17 @@ static void many_expire_in_steps(void **state)
     eb_dedupe_loaded(&dedupe);
     for (unsigned n = 0; n < 100000; n++) {
         id_from(id, n);
-        assert_int_equal(n + 1, eb_dedupe_put(&dedupe, id, 0, 200)->seq);
+        assert_int_equal(n + 1, put(&dedupe, id, 0, 200)->seq);
     }
     eb_dedupe_expire(&dedupe, 100);
     assert_true(eb_dedupe_count(&dedupe) > 50000);
     id_from(id, 99999);
-    assert_null(eb_dedupe_put(&dedupe, id, 200000, 200));
-    assert_int_equal(200000, eb_dedupe_put(&dedupe, id, 0, 200)->seq);
+    assert_null(put(&dedupe, id, 200000, 200));
+    assert_int_equal(200000, put(&dedupe, id, 0, 200)->seq);
     for (; eb_dedupe_count(&dedupe) > 1; steps++)
         eb_dedupe_expire(&dedupe, 100);
     assert_true(steps < 100);
-    assert_int_equal(200000, eb_dedupe_put(&dedupe, id, 0, 200)->seq); /* the one that came again */
+    assert_int_equal(200000, put(&dedupe, id, 0, 200)->seq); /* the one that came again */
     assert_int_equal(200000, eb_dedupe_oldest_seq(&dedupe));
     for (unsigned i = 0; i < EB_DEDUPE_SHARDS; i++)
         assert_true(dedupe.shards[i].cap <= 16); /* and the memory went with them */
