@@ -1,0 +1,81 @@
+"""What an event costs, in numbers that a busy machine does not change: instructions, allocations, locks and system calls.
+
+A bound is what was measured (docs/performance.md) and a part of slack for the next harmless change. Whoever loses an
+optimisation loses more than that; whoever gains one lowers the bound.
+"""
+import json
+import subprocess
+
+import pytest
+
+from lib.broker import BUILD
+from lib.count import LIBRARY, Counters
+from lib.instructions import Instructions
+
+LOAD = BUILD / "tests" / "bench" / "load" / "eventbus-load"
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=f"{BUILD} is built with a sanitizer, which changes every count")
+
+
+def load(broker, mode, target, events, **options):
+    """Run the load generator, which checks every answer and delivery; its own answer."""
+    words = [f"--{name}={value}" for name, value in {"topics": 100, "payload": 128, "events": events, **options}.items()]
+    command = [str(LOAD), mode, "--target", target, "--host", "127.0.0.1", "--port", str(broker.port)]
+    run = subprocess.run(command + [part for word in words for part in word.split("=")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+# name: (events or deliveries, mode, target, options of the load, bound of instructions for each)
+WORK = {
+    "replay, JSON": (20500, "replay", "eventbus-json", {"events": 20500}, 9500),
+    "replay, binary": (20500, "replay", "eventbus-bin", {"events": 20500}, 6500),
+    "publish, JSON": (5000, "publish", "eventbus-json", {"window": 4096}, 12000),
+    "publish, binary": (5000, "publish", "eventbus-bin", {"window": 4096}, 10200),
+    "publish, JSON, batches of 256": (25600, "publish", "eventbus-json", {"window": 4096, "batch": 256}, 11200),
+    "publish, binary, batches of 256": (25600, "publish", "eventbus-bin", {"window": 4096, "batch": 256}, 10200),
+    "publish, binary, one waits": (300, "publish", "eventbus-bin", {"window": 1}, 38000),
+    "HTTP POST, 16 wait": (1600, "publish", "eventbus-http", {"connections": 16}, 80000),
+    "fan-out to 20, JSON": (40000, "fanout", "eventbus-json", {"events": 2000, "subscribers": 20, "batch": 64}, 780),
+    "fan-out to 20, binary": (40000, "fanout", "eventbus-bin", {"events": 2000, "subscribers": 20, "batch": 64}, 590),
+}
+
+
+def test_instructions_of_an_event(start_broker, tmp_path):
+    """No optimisation of the one way of an event is lost unseen."""
+    counter = Instructions(tmp_path)
+    broker = start_broker(wrapper=counter.wrapper)
+    load(broker, "publish", "eventbus-json", 20500, window=4096)  # the first time of everything, and what replay reads
+    counter.taken(broker)
+    cost = {}
+    for name, (count, mode, target, options, _) in WORK.items():
+        load(broker, mode, target, **{"events": count, **options})
+        cost[name] = round(counter.taken(broker) / count)
+    print(cost)
+    assert not {name: f"{cost[name]}, bound {work[4]}" for name, work in WORK.items() if cost[name] > work[4]}
+
+
+def test_calls_of_a_pipelined_publish(start_broker, tmp_path):
+    """Allocations, locks and system calls of an event are few, because many share them."""
+    counters = Counters(tmp_path / "counters")
+    broker = start_broker(env=counters.env)
+    load(broker, "publish", "eventbus-json", 500, window=4096)
+    before = counters.now()
+    load(broker, "publish", "eventbus-json", 20000, window=4096)
+    cost = {name: n / 20000 for name, n in counters.since(before).items()}
+    print(cost)
+    assert 0 < cost["allocations"] <= 1.4 and cost["locks"] <= 2.6
+    assert cost["syncs"] <= 0.01 and cost["file_writes"] <= 0.2
+    assert cost["receives"] + cost["sends"] + cost["polls"] <= 0.1
+
+
+def test_calls_of_a_lone_publish(start_broker, tmp_path):
+    """One connection that waits for each answer costs one sync and a handful of calls."""
+    counters = Counters(tmp_path / "counters")
+    broker = start_broker(env=counters.env)
+    load(broker, "publish", "eventbus-json", 50, window=1)
+    before = counters.now()
+    load(broker, "publish", "eventbus-json", 300, window=1)
+    cost = {name: n / 300 for name, n in counters.since(before).items()}
+    print(cost)
+    assert cost["syncs"] <= 1.1 and cost["file_writes"] <= 3.5 and cost["signals"] <= 0.2  # nobody is woken to commit
+    assert cost["receives"] + cost["sends"] + cost["polls"] <= 2.5
