@@ -142,6 +142,8 @@ static void write_store(struct eb_buf *out, struct eb_store *store)
             "Publishes refused for want of room.");
     counter(out, "eventbus_checkpoints_total", c.checkpoints,
             "Checkpoints of the write-ahead log.");
+    counter(out, "eventbus_checkpoints_held_total", c.checkpoints_held,
+            "Checkpoints that a reader of another process kept from emptying the write-ahead log.");
     counter(out, "eventbus_log_pages_read_total", c.pages_read, "Pages of the database read.");
     counter(out, "eventbus_log_rows_read_total", c.rows_read, "Rows of the log read.");
     head(out, "eventbus_commit_duration_seconds", "histogram",

@@ -3,7 +3,7 @@
  *
  *   IDLE --writer: the WAL is due--> BUSY --thread: passes, until little is left--> READY --writer: the rest--> IDLE
  *
- * A checkpoint of 1,000 pages with its two syncs took the writer 20 to 40 ms, so nobody may wait for one. But one
+ * A checkpoint writes its pages and syncs twice, and nobody may wait for that. But one
  * beside the writer never ends: when it is through, new pages are there, and the WAL starts again from its
  * beginning only when all of it is in the file. So the thread makes passes, each over what came during the one
  * before, and leaves the last, small one to the writer.
@@ -17,9 +17,8 @@
 #include "broker/store/sqlite_internal.h"
 #include "common/log.h"
 
-#define PASSES      4
-#define FEW_FRAMES  150   /* so many take the writer about as long as a commit */
-#define MOST_FRAMES 32000 /* the disk does not keep up: the writer waits */
+#define PASSES     4
+#define FEW_FRAMES 150 /* so many take the writer about as long as a commit */
 
 void eb_checkpointer_init(struct eb_checkpointer *c)
 {
@@ -36,13 +35,14 @@ void eb_checkpointer_finish(struct eb_checkpointer *c)
 
 /*
  * SQLite syncs the file only at the end of a pass that leaves nothing; so the writer's would sync what all passes
- * have written. Done here it has its own few pages to sync.
+ * have written. Done here it has its own few pages to sync. With durability = os SQLite syncs nothing, nor does this.
  */
 static void sync_file(struct eb_checkpointer *c)
 {
     sqlite3_file *file = NULL;
 
-    if (sqlite3_file_control(c->db, "main", SQLITE_FCNTL_FILE_POINTER, &file) == SQLITE_OK &&
+    if (c->syncs &&
+        sqlite3_file_control(c->db, "main", SQLITE_FCNTL_FILE_POINTER, &file) == SQLITE_OK &&
         file && file->pMethods)
         file->pMethods->xSync(file, SQLITE_SYNC_NORMAL | SQLITE_SYNC_DATAONLY); /* (T2) */
 }
@@ -85,8 +85,9 @@ int eb_checkpointer_start(struct eb_engine *engine)
     struct eb_checkpointer *c = &e->checkpointer;
     struct eb_error err;
     int result = eb_db_open(e->path, e->vfs, EB_DB_WRITE, &c->db, &err);
+    c->syncs = e->durability == EB_DURABILITY_FSYNC;
     if (result == 0)
-        result = eb_db_journal(c->db, e->durability == EB_DURABILITY_FSYNC);
+        result = eb_db_journal(c->db, c->syncs);
     if (result == 0)
         result = -pthread_create(&c->thread, NULL, run, c);
     if (result < 0) {
@@ -122,7 +123,7 @@ bool eb_checkpointer_turn(struct eb_sqlite *e)
         c->state = EB_CHECKPOINT_BUSY;
         pthread_cond_broadcast(&c->cond);
     }
-    while (c->state == EB_CHECKPOINT_BUSY && e->wal_frames >= MOST_FRAMES)
+    while (c->state == EB_CHECKPOINT_BUSY && e->wal_frames >= EB_WAL_FRAMES)
         eb_cond_wait(&c->cond, &c->lock, -1);
     bool ready = c->state == EB_CHECKPOINT_READY;
     if (ready)

@@ -2,8 +2,7 @@
  * dedupe.c - the ids of the last minutes (dedupe.h).
  *
  * The writer waits for all that happens here, so nothing is ever moved as a whole: the queue is a list of chunks,
- * and the table one of 256 small ones, each of which doubles in microseconds at a moment of its own. (One ring and
- * one table took 30 ms to become a million entries large.)
+ * and the table one of 256 small ones, each of which doubles in microseconds at a moment of its own.
  *
  * (U1) The queue is in order of acceptance: seqs and timestamps rise from head to tail.
  * (U2) Every entry has one slot that points to it, save one whose id came again later (loaded at start, or after

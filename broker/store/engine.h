@@ -102,7 +102,7 @@ struct eb_engine_ops {
 
 /* Counters that engines bump where they happen (all atomic, relaxed). */
 struct eb_engine_counters {
-    _Atomic uint64_t damaged, pages_read, rows_read, checkpoints;
+    _Atomic uint64_t damaged, pages_read, rows_read, checkpoints, checkpoints_held;
 };
 
 int eb_engine_sqlite_open(const struct eb_store_config *config, struct eb_engine_counters *counters,

@@ -203,7 +203,7 @@ int eb_db_open(const char *path, const char *vfs, enum eb_db_mode mode, sqlite3 
         result = eb_sql_errno(db, sqlite3_errcode(db));
     if (result == 0) {
         sqlite3_extended_result_codes(db, 1);
-        sqlite3_busy_timeout(db, 5000);
+        sqlite3_busy_timeout(db, EB_DB_BUSY_MS);
         /* Debian builds with SECURE_DELETE: overwriting what is deleted costs a page write each. */
         result = eb_sql_exec(db, "PRAGMA secure_delete = OFF; PRAGMA temp_store = MEMORY;"
                                  "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;");
@@ -292,7 +292,7 @@ static int look_at(const char *path, const char *vfs, bool immutable, struct loo
     if (result < 0)
         goto close;
     sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-    sqlite3_busy_timeout(db, 5000);
+    sqlite3_busy_timeout(db, EB_DB_BUSY_MS);
     result = eb_sql_int(db, "PRAGMA application_id", 0, &look.application_id);
     if (result == 0)
         result = eb_sql_int(db, "PRAGMA user_version", 0, &look.version);

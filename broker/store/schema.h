@@ -56,6 +56,7 @@ int eb_db_open(const char *path, const char *vfs, enum eb_db_mode mode, sqlite3 
                struct eb_error *err);
 /** Put the sentence for @result into @err, with what @db (may be NULL) says and what to type. Returns @result. */
 int eb_db_refuse(struct eb_error *err, int result, sqlite3 *db, const char *path);
+#define EB_DB_BUSY_MS 5000 /* for another process's lock */
 /** WAL, and a sync at each commit (@fsync) or at checkpoints only. For a connection that writes. */
 int eb_db_journal(sqlite3 *db, bool fsync);
 /** Make the tables of the current version in an empty database, with a new epoch. One transaction. */

@@ -98,6 +98,7 @@ struct eb_checkpointer {
     sqlite3 *db;      /* the thread's */
     pthread_t thread; /* [I] */
     bool runs;        /* [I] once started */
+    bool syncs;       /* [I] durability = fsync */
     struct eb_lock lock;
     pthread_cond_t cond;
     enum eb_checkpoint_state state; /* [lock] */
@@ -135,6 +136,7 @@ struct eb_sqlite {
     uint64_t wal_bytes;                        /* [C] length of its file (wal_sqlite.c, K4) */
     unsigned wal_try;  /* [C] frames at which the next checkpoint is tried */
     unsigned wal_owed; /* [C] frames that the last checkpoint left */
+    bool wal_held;     /* at the last try another process kept it from starting again (K5) */
     bool wal_shrinks; /* [C] pages given back that the file has not lost yet: a checkpoint is due */
 
     struct eb_gate gate;
@@ -194,6 +196,7 @@ bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment);
 int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, eb_engine_id_fn *fn, void *ctx);
 
 /* wal_sqlite.c */
+#define EB_WAL_FRAMES 8000 /* 32 MiB: the writer waits until the WAL starts again (K5) */
 void eb_gate_init(struct eb_gate *gate);
 void eb_gate_finish(struct eb_gate *gate);
 void eb_gate_enter(struct eb_gate *gate);

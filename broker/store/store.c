@@ -382,6 +382,7 @@ void eb_store_counters(struct eb_store *store, struct eb_store_counters *ret)
         READ_ENGINE(pages_read),
         READ_ENGINE(rows_read),
         READ_ENGINE(checkpoints),
+        READ_ENGINE(checkpoints_held),
     };
     for (size_t i = 0; i < sizeof ret->commit_us_bucket / sizeof *ret->commit_us_bucket; i++)
         ret->commit_us_bucket[i] =

@@ -163,7 +163,7 @@ struct eb_store_counters {
     uint64_t commits, commit_failures, stored, duplicates, ids_reused, ids_evicted;
     uint64_t acked, expired, retained_out, damaged, refused_full;
     uint64_t commit_us_sum, commit_us_bucket[20]; /* le 2^i * 25 us; the last is +Inf */
-    uint64_t checkpoints, pages_read, rows_read;
+    uint64_t checkpoints, checkpoints_held, pages_read, rows_read;
 };
 void eb_store_counters(struct eb_store *store, struct eb_store_counters *ret);
 

@@ -11,19 +11,26 @@
  * (K4) The length of the WAL is counted, and asked of the file only beside a checkpoint or when idle: a file that
  *      was asked for its times gets new ones with its next write (Linux since 6.13), and where ext4 has no
  *      journal the sync then writes the inode too.
- * (K5) A reader of another process (the sqlite3 shell, a backup) can still hold it; that shows in wal_bytes.
+ * (K5) From EB_WAL_FRAMES on the writer goes no further before the WAL starts again: it waits for the thread, and then
+ *      for readers of other connections (a backup, verify), whose reads are short. So the file stays below
+ *      EB_WAL_FRAMES and one transaction. Only who keeps a read open (a forgotten sqlite3 shell) is not waited for
+ *      long: that is logged once and counted, and tried again now and then.
  */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "broker/store/schema.h"
 #include "broker/store/sqlite_internal.h"
 #include "common/clock.h"
+#include "common/log.h"
 
 #define CHECKPOINT_FRAMES 1000 /* p99 of a commit: 4 ms here, 13 at 4,000, 29 at 16,000 */
 #define RETRY_FRAMES      500
 #define GATE_FRAMES       4000
 #define GATE_WAIT_MS      50
-#define VACUUM_PAGES      64 /* of one step, as in the statement */
+#define HELD_WAIT_MS      250  /* for readers of other connections, once EB_WAL_FRAMES is reached */
+#define HELD_RETRY_FRAMES 4000 /* after that */
+#define VACUUM_PAGES      64   /* of one step, as in the statement */
 #define VACUUM_KEEP       256 /* free pages that stay for what comes next, and a twentieth of the file */
 
 /* ---- the gate ---- */
@@ -116,20 +123,45 @@ void eb_wal_watch(struct eb_sqlite *e)
     measure(e);
 }
 
+/* K5: @rc of a checkpoint that was to wait for readers. */
+static void note_held(struct eb_sqlite *e, int rc)
+{
+    bool held = rc == SQLITE_BUSY;
+
+    if (held) {
+        atomic_fetch_add_explicit(&e->counters->checkpoints_held, 1, memory_order_relaxed);
+        e->wal_try = e->wal_frames + HELD_RETRY_FRAMES;
+    }
+    if (held && !e->wal_held)
+        eb_warn("EB-WAL-HELD",
+                "%s-wal grows (%" PRIu64 " MiB): a reader of another process keeps it", e->path,
+                e->wal_bytes >> 20);
+    if (e->wal_held && rc == SQLITE_OK)
+        eb_info("EB-WAL-FREE", "%s-wal starts again: no reader keeps it any more", e->path);
+    e->wal_held = held || (e->wal_held && rc != SQLITE_OK);
+}
+
 /* 0 also when something is left; what failed is noted: the commits that follow will say it louder. */
 static int checkpoint(struct eb_sqlite *e)
 {
-    bool gated = e->wal_frames >= GATE_FRAMES;
+    bool gated = e->wal_frames >= GATE_FRAMES, full = e->wal_frames >= EB_WAL_FRAMES;
     int log = -1, done = -1, rc;
 
     if (gated)
         gate_close(&e->gate);
-    rc = sqlite3_wal_checkpoint_v2(e->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    if (full)
+        sqlite3_busy_timeout(e->db, HELD_WAIT_MS);
+    rc = sqlite3_wal_checkpoint_v2(
+        e->db, NULL, full ? SQLITE_CHECKPOINT_RESTART : SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    if (full)
+        sqlite3_busy_timeout(e->db, EB_DB_BUSY_MS);
     if (gated)
         gate_open(&e->gate);
     e->wal_try = e->wal_frames + RETRY_FRAMES;
+    if (full)
+        note_held(e, rc);
     if (rc == SQLITE_BUSY)
-        return 0; /* another process checkpoints */
+        return 0; /* readers, or another process checkpoints */
     if (rc != SQLITE_OK)
         return eb_sqlite_failed(e, rc, "bringing the WAL into the file");
     atomic_fetch_add_explicit(&e->counters->checkpoints, 1, memory_order_relaxed);

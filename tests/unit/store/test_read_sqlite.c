@@ -432,6 +432,43 @@ static void wal_is_bounded_under_endless_readers(void **state)
     assert_true(largest < 33 << 20);
 }
 
+static void write_groups(struct log_fixture *fx, int groups)
+{
+    char payload[2049];
+
+    memset(payload, 'x', 2048);
+    payload[2048] = '\0';
+    for (int group = 0; group < groups; group++) {
+        fx_begin(fx);
+        for (int i = 0; i < 256; i++)
+            fx_append(fx, "a", payload, 0);
+        fx_commit(fx);
+    }
+}
+
+/* A read that another process forgot: it is counted, nobody waits for it for long, and after it all is as before. */
+static void a_forgotten_reader_is_counted_and_outlived(void **state)
+{
+    struct log_fixture *fx = *state;
+    sqlite3 *other;
+
+    fx_open(fx);
+    write_groups(fx, 1);
+    assert_int_equal(sqlite3_open(fx->path, &other), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other, "BEGIN; SELECT count(*) FROM messages", NULL, NULL, NULL),
+                     SQLITE_OK);
+    write_groups(fx, 100); /* some 50 MB */
+    uint64_t held = atomic_load(&fx->counters.checkpoints_held), grown = fx_figures(fx).wal_bytes;
+    assert_true(held > 0);
+    assert_true(grown > 33 << 20);
+    assert_int_equal(sqlite3_exec(other, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(other);
+    write_groups(fx, 200);
+    assert_int_equal(atomic_load(&fx->counters.checkpoints_held), held);
+    assert_true(fx_figures(fx).wal_bytes <
+                grown + (16 << 20)); /* written from its beginning again */
+}
+
 /* Deleting most of the log gives most of the file back, in bounded steps. */
 static void tidy_gives_space_back(void **state)
 {
@@ -472,6 +509,7 @@ int main(void)
         T(topic_flood_is_bounded),
         T(unreadable_leaf_is_stepped_over),
         T(wal_is_bounded_under_endless_readers),
+        T(a_forgotten_reader_is_counted_and_outlived),
         T(tidy_gives_space_back),
     };
 
