@@ -11,6 +11,8 @@
 
 #include "broker/bus/internal.h"
 
+#define SHARED_BYTES (8 << 20) /* of events; their encoded forms come on top */
+
 /* ---- the store's side ---- */
 
 void eb_bus_submit(struct eb_bus *bus, struct eb_op *op)
@@ -51,10 +53,12 @@ static void free_parts(struct eb_bus *bus)
     eb_autoack_destroy(bus->autoack);
     eb_dispatch_destroy(bus->dispatch);
     eb_table_destroy(bus->table);
+    eb_shared_destroy(bus->shared);
     bus->pool = NULL;
     bus->autoack = NULL;
     bus->dispatch = NULL;
     bus->table = NULL;
+    bus->shared = NULL;
 }
 
 int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, struct eb_bus **ret)
@@ -74,6 +78,8 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
     struct eb_store_hooks hooks = {
         .ctx = bus, .committed = eb_dispatch_committed, .settled = hook_settled};
     int rc = eb_table_create(bus, &bus->table);
+    if (rc == 0)
+        rc = eb_shared_create(SHARED_BYTES, &bus->shared);
     if (rc == 0)
         rc = eb_dispatch_create(&bus->dispatch);
     if (rc == 0 && config->auto_ack)
@@ -133,6 +139,14 @@ const struct eb_bus_config *eb_bus_config(struct eb_bus *bus)
 uint64_t eb_bus_visible(struct eb_bus *bus)
 {
     return atomic_load_explicit(&bus->visible, memory_order_acquire);
+}
+
+void eb_bus_share_rest(struct eb_bus *bus)
+{
+    if (bus->shared != NULL &&
+        atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) == 0 &&
+        atomic_load_explicit(&bus->counters.replaying, memory_order_relaxed) == 0)
+        eb_shared_drop(bus->shared);
 }
 
 /* ---- the sessions ---- */
@@ -267,6 +281,9 @@ void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret)
     READ(match_hits);
     READ(match_misses);
     READ(pages);
+    READ(shared_hits);
+    READ(shared_misses);
+    ret->shared_bytes = eb_shared_bytes(bus->shared);
     for (size_t i = 0; i < EB_CODE_COUNT; i++)
         READ(publish_refused[i]);
     for (size_t i = 0; i <= EB_GAP_DELETED; i++)

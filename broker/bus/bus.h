@@ -294,5 +294,7 @@ struct eb_bus_counters {
     uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;
     uint64_t subscriptions, sessions, lagging, lagged_total, replays_total;
     uint64_t gaps[EB_GAP_DELETED + 1], match_hits, match_misses, pages;
+    uint64_t shared_hits, shared_misses,
+        shared_bytes; /* pages for streams out of memory, or not; now */
 };
 void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret);

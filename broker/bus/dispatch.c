@@ -483,6 +483,17 @@ static void gather_event(struct eb_bus *bus, struct eb_dispatch *d, uint32_t ind
     lag_all(bus, event->seq - 1);
 }
 
+/* Who has just begun to lag, or is nearly through, finds in memory what was announced now (shared.c). */
+static void share_segment(struct eb_bus *bus, struct eb_dispatch *d)
+{
+    uint64_t first = d->events[0]->seq, last = d->events[d->count - 1]->seq;
+    if (atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) == 0)
+        eb_bus_share_rest(bus);
+    else if (!eb_store_in_memory(bus->store) && eb_shared_near(bus->shared, last))
+        eb_shared_add(bus->shared, eb_store_deletions(bus->store), first, last + 1, d->events,
+                      d->count);
+}
+
 static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
 {
     if (d->count > 0)
@@ -502,6 +513,7 @@ static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
     for (uint32_t i = 0; i < d->count; i++)
         gather_event(bus, d, i);
     push_gathered(d);
+    share_segment(bus, d);
     for (uint32_t i = 0; i < d->count; i++)
         eb_event_unref(d->events[i]);
     d->count = 0;

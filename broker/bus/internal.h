@@ -259,6 +259,30 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader);
 struct eb_frame *eb_sub_gap_frame(struct eb_sub *sub, uint64_t from, uint64_t to,
                                   enum eb_gap_reason reason);
 
+/* ---- shared.c ---- */
+
+struct eb_shared;
+int eb_shared_create(size_t max_bytes, struct eb_shared **ret);
+void eb_shared_destroy(struct eb_shared *shared);
+/** Nobody reads: all is given up. Threads, here and below: any, no lock held but the commit lock. */
+void eb_shared_drop(struct eb_shared *shared);
+size_t eb_shared_bytes(struct eb_shared *shared);
+/**
+ * There is nothing from @from to @to but @events, in seq order; as far as is known after so many @deletions
+ * (eb_store_deletions before they were read).
+ */
+void eb_shared_add(struct eb_shared *shared, uint64_t deletions, uint64_t from, uint64_t to,
+                   struct eb_event *const *events, size_t count);
+/** A page as eb_reader_page gives it, without gaps. False: what is at request->from is not known. */
+bool eb_shared_take(struct eb_shared *shared, uint64_t deletions, struct eb_selection *selection,
+                    const struct eb_page_request *request, struct eb_page *page);
+/** A stream lags, and looks for what is up to @upto. Any lock may be held. */
+void eb_shared_lags(struct eb_shared *shared, uint64_t upto);
+/** Is @seq near what was looked for last? */
+bool eb_shared_near(struct eb_shared *shared, uint64_t seq);
+/** Gives up what is shared when no stream reads any more. No lock held but the commit lock. */
+void eb_bus_share_rest(struct eb_bus *bus);
+
 /* ---- pool.c ---- */
 
 struct eb_pool;
@@ -290,6 +314,7 @@ struct eb_bus_atomics { /* relaxed; read by eb_bus_counters */
     _Atomic uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;
     _Atomic uint64_t subscriptions, sessions, lagging, lagged_total, replays_total;
     _Atomic uint64_t gaps[EB_GAP_DELETED + 1], match_hits, match_misses, pages;
+    _Atomic uint64_t replaying, shared_hits, shared_misses;
 };
 
 struct eb_bus {
@@ -300,6 +325,7 @@ struct eb_bus {
     struct eb_table *table;       /* [I] */
     struct eb_dispatch *dispatch; /* [C] */
     struct eb_pool *pool;         /* [I] */
+    struct eb_shared *shared;     /* [I] */
     struct eb_autoack *autoack;   /* [I] NULL: off */
     struct eb_session *settling;  /* [C] sessions with something to settle, one reference each */
     struct eb_bus_atomics counters;

@@ -149,6 +149,7 @@ void eb_session_close(struct eb_session *session)
         eb_table_remove(session->bus->table, sub);
         eb_sub_unref(sub);
     }
+    eb_bus_share_rest(session->bus);
 }
 
 /* ---- subscriptions' states ---- */
@@ -213,10 +214,12 @@ void eb_sub_move_locked(struct eb_sub *sub, enum eb_sub_state to)
         eb_count(session->bus->counters.subscriptions, -1);
     if (from == EB_SUB_REPLAYING) {
         session->replaying--;
+        eb_count(session->bus->counters.replaying, -1);
         stop_waiting_locked(&sub->stream);
     }
     if (to == EB_SUB_REPLAYING) {
         session->replaying++;
+        eb_count(session->bus->counters.replaying, 1);
         eb_count(session->bus->counters.replays_total, 1);
     }
     if (from == EB_SUB_LIVE || to == EB_SUB_LIVE) {
@@ -237,6 +240,7 @@ void eb_session_lag_locked(struct eb_session *session, uint64_t cursor)
         session->shared.cursor = cursor;
     eb_count(session->bus->counters.lagging, 1);
     eb_count(session->bus->counters.lagged_total, 1);
+    eb_shared_lags(session->bus->shared, session->shared.cursor);
     eb_stream_kick_locked(&session->shared);
 }
 

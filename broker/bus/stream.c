@@ -295,6 +295,45 @@ out:
     return go;
 }
 
+/* What the page has looked at whole, for the others that read (shared.c). */
+static void share_page(struct turn *turn, uint64_t deletions)
+{
+    struct eb_page *page = &turn->page;
+    struct eb_bus *bus = turn->session->bus;
+    struct eb_event *events[EB_PAGE_EVENTS];
+    uint64_t to = page->next <= turn->request.upto ? page->next : turn->request.upto + 1;
+    uint32_t count = 0;
+    if (page->whole_from == 0 || page->whole_from >= to ||
+        atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) +
+                atomic_load_explicit(&bus->counters.replaying, memory_order_relaxed) <
+            2)
+        return;
+    for (size_t i = 0; i < page->count && count < EB_PAGE_EVENTS; i++) {
+        if (page->items[i].event != NULL && page->items[i].event->seq >= page->whole_from)
+            events[count++] = page->items[i].event;
+    }
+    eb_shared_add(bus->shared, deletions, page->whole_from, to, events, count);
+}
+
+static int turn_page(struct turn *turn, struct eb_reader *reader, struct eb_selection *selection)
+{
+    struct eb_bus *bus = turn->session->bus;
+    uint64_t deletions = eb_store_deletions(bus->store);
+    if (turn->sub == NULL)
+        eb_shared_lags(bus->shared, turn->request.upto);
+    if (!turn->request.pending_only &&
+        eb_shared_take(bus->shared, deletions, selection, &turn->request, &turn->page)) {
+        eb_count(bus->counters.shared_hits, 1);
+        return 0;
+    }
+    int rc = eb_reader_page(reader, selection, &turn->request, &turn->page);
+    eb_count(bus->counters.pages, 1);
+    eb_count(bus->counters.shared_misses, 1);
+    if (rc == 0 && !turn->request.pending_only)
+        share_page(turn, deletions);
+    return rc;
+}
+
 static void turn_read(struct turn *turn, struct eb_reader *reader)
 {
     struct eb_selection *selection = turn->sub != NULL ? turn->sub->selection : NULL;
@@ -308,8 +347,7 @@ static void turn_read(struct turn *turn, struct eb_reader *reader)
         selection = turn->snap->selection;
     }
     if (turn->request.from <= turn->request.upto) {
-        turn->rc = eb_reader_page(reader, selection, &turn->request, &turn->page);
-        eb_count(turn->session->bus->counters.pages, 1);
+        turn->rc = turn_page(turn, reader, selection);
         if (turn->rc < 0) {
             eb_warn("EB-READ-FAILED",
                     "cannot read the log from seq %llu: %s; trying again in a second",
@@ -435,6 +473,7 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
     eb_frame_unref(turn.live);
     eb_snapshot_free(turn.snap);
     eb_selection_destroy(turn.spent);
+    eb_bus_share_rest(session->bus);
     if (later >= 0)
         eb_pool_run_later(session->bus->pool, stream, later); /* keeps the place's reference */
     else

@@ -101,6 +101,12 @@ static void write_bus(struct eb_buf *out, struct eb_bus *bus)
     counter(out, "eventbus_match_cache_hits_total", c.match_hits,
             "Topics found in the match cache.");
     counter(out, "eventbus_match_cache_misses_total", c.match_misses, "Topics matched anew.");
+    counter(out, "eventbus_shared_page_hits_total", c.shared_hits,
+            "Pages for subscribers found in memory.");
+    counter(out, "eventbus_shared_page_misses_total", c.shared_misses,
+            "Pages for subscribers not found there.");
+    gauge(out, "eventbus_shared_page_bytes", (double)c.shared_bytes,
+          "Events kept for subscribers that read the log.");
     counter(out, "eventbus_reader_pages_total", c.pages, "Pages of the log read for subscribers.");
 }
 

@@ -110,9 +110,10 @@ struct eb_store {
     struct eb_store_tune tune; /* [S] */
     char trouble[200];         /* [S] */
 
-    _Atomic uint64_t last_seq; /* [a] committed */
-    atomic_bool read_only;     /* [a] moves in eb_store_failed() and eb_store_recovered() only */
-    atomic_bool disk_full;     /* [a] the same: the disk itself said so */
+    _Atomic uint64_t deletions; /* [a] eb_store_deletions */
+    _Atomic uint64_t last_seq;  /* [a] committed */
+    atomic_bool read_only;      /* [a] moves in eb_store_failed() and eb_store_recovered() only */
+    atomic_bool disk_full;      /* [a] the same: the disk itself said so */
     _Atomic uint64_t dedupe_ids;
     _Atomic int64_t dedupe_oldest; /* [a] timestamp, INT64_MIN: none */
     struct eb_store_stats stats;

@@ -94,8 +94,13 @@ static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
     int64_t before = eb_mono_us();
     rc = ops->trim(store->engine, &request, ret);
     *ret_us = eb_mono_us() - before;
+    bool deletes = ret->expired + ret->retained_out + ret->acked_out > 0;
+    if (deletes)
+        count(&store->deletions, 1);
     if (rc == 0)
         rc = ops->commit(store->engine);
+    if (deletes)
+        count(&store->deletions, 1);
     if (rc < 0)
         ops->rollback(store->engine);
     return rc;
@@ -113,6 +118,7 @@ int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *t
                                                     : rows > ROWS_MAX ? ROWS_MAX
                                                                       : (unsigned)rows);
     int rc = store->engine->ops->trim(store->engine, &request, ret);
+    count(&store->deletions, 1);
     if (rc < 0)
         store->trim_behind = false; /* the group goes without; the janitor meets it and says so */
     return rc;

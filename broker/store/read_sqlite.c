@@ -171,6 +171,7 @@ struct walk {
 static int damaged(struct walk *w, uint64_t from, uint64_t to, const char *why)
 {
     eb_sqlite_damaged(w->r->e, from, to, why);
+    w->page->whole_from = 0;
     return eb_page_add_gap(w->page, from, to, EB_GAP_DAMAGED);
 }
 
@@ -211,6 +212,7 @@ static int take_row(struct walk *w, sqlite3_stmt *stmt)
         return result;
     }
     if (!wanted(w, &row, topic, len)) {
+        w->page->whole_from = 0;
         w->next = row.seq + 1;
         return 0;
     }
@@ -362,6 +364,7 @@ static int walk_lists(struct walk *w, uint64_t segment, uint64_t to)
     chosen = w->selection->engine_state;
     if (chosen->dense)
         return walk_rows(w, to);
+    w->page->whole_from = 0;
     for (uint32_t i = lower_bound(chosen, (uint32_t)(w->next - base)); i < chosen->count; i++) {
         uint64_t seq = base + chosen->offsets[i];
         if (seq > to)
@@ -392,6 +395,7 @@ static int walk_window(struct walk *w, uint64_t to)
     }
     if (count * DENSE > to - w->next + 1)
         return walk_rows(w, to);
+    w->page->whole_from = 0;
     for (unsigned i = 0; i < count; i++) {
         if (page_ends(w))
             return 0;
@@ -411,6 +415,7 @@ static int walk_chosen(struct walk *w)
     uint64_t to = eb_segment_base(segment + 1) - 1;
 
     if (w->selection->id_count == 0) {
+        w->page->whole_from = 0;
         w->next = w->request->upto + 1;
         return 0;
     }
@@ -455,6 +460,7 @@ static int walk(struct walk *w)
 {
     int result = pass_deleted(w);
 
+    w->page->whole_from = w->next; /* until something is passed over */
     if (result == 0 && !w->selection->all && !w->selection->many) {
         result = eb_chosen_topics(w->r, w->selection);
         if (result > 0) /* the rest of the topics is the next page's work */

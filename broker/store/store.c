@@ -415,6 +415,16 @@ void eb_reader_destroy(struct eb_reader *reader)
     free(reader);
 }
 
+uint64_t eb_store_deletions(struct eb_store *store)
+{
+    return atomic_load(&store->deletions);
+}
+
+bool eb_store_in_memory(struct eb_store *store)
+{
+    return !store->config.path;
+}
+
 int eb_reader_page(struct eb_reader *reader, struct eb_selection *selection,
                    const struct eb_page_request *request, struct eb_page *ret)
 {

@@ -60,7 +60,7 @@ enum eb_op_kind {
 struct eb_op_result {
     uint64_t seq;
     bool duplicate;
-    bool fresh; /* duplicate: of an event of this same op (nothing to compare outside) */
+    bool fresh;    /* duplicate: of an event of this same op (nothing to compare outside) */
     uint32_t hash; /* the store's, until there is a result */
 };
 
@@ -158,6 +158,13 @@ void eb_store_info(struct eb_store *store, struct eb_store_info *ret); /* thread
 const char *eb_store_epoch(struct eb_store *store);                    /* constant while open */
 uint64_t eb_store_last_seq(struct eb_store *store); /* committed; one atomic load */
 
+/**
+ * Moves on before something is deleted and again after it. What was read between two equal answers, and they are still
+ * the answer, has not been deleted since.
+ */
+uint64_t eb_store_deletions(struct eb_store *store);
+bool eb_store_in_memory(struct eb_store *store); /* constant while open */
+
 /* Counters, all monotonic. */
 struct eb_store_counters {
     uint64_t commits, commit_failures, stored, duplicates, ids_reused, ids_evicted;
@@ -207,6 +214,8 @@ struct eb_page {
     struct eb_page_item *items;
     size_t count, cap;
     uint64_t next; /* first seq not looked at; > upto when the range is through */
+    uint64_t
+        whole_from; /* from here to `next` all that there is stands in it, whatever its topic; 0: nothing */
 };
 /**
  * One page: events and gaps in seq order. Short: bounded by max_events, max_bytes and by rows looked at,

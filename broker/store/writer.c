@@ -514,6 +514,8 @@ static void settle(struct eb_store *store, const struct eb_store_tune *tune)
     count(&store->stats.ids_reused, group->reused);
     count(&store->stats.acked, group->acked);
     count(&store->stats.refused_full, group->refused_full);
+    if (group->trimmed.expired + group->trimmed.retained_out + group->trimmed.acked_out > 0)
+        count(&store->deletions, 1);
     count(&store->stats.expired, group->trimmed.expired);
     count(&store->stats.retained_out, group->trimmed.retained_out + group->trimmed.acked_out);
     atomic_store_explicit(&store->stats.ids_evicted, store->dedupe.evicted, memory_order_relaxed);

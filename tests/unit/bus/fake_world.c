@@ -27,7 +27,7 @@ static struct {
     struct eb_op *queue, **queue_end;
     size_t alone;
     struct row *rows; /* rows[seq - 1] */
-    uint64_t last, deleted_upto;
+    uint64_t last, deleted_upto, deletions;
     struct eb_stream *run, **run_end, *later;
 } fake;
 
@@ -60,6 +60,16 @@ void eb_store_info(struct eb_store *store, struct eb_store_info *ret)
 const char *eb_store_epoch(struct eb_store *store)
 {
     return EPOCH;
+}
+
+uint64_t eb_store_deletions(struct eb_store *store)
+{
+    return fake.deletions;
+}
+
+bool eb_store_in_memory(struct eb_store *store)
+{
+    return !fake.world->shares;
 }
 
 uint64_t eb_store_last_seq(struct eb_store *store)
@@ -113,6 +123,7 @@ void fake_retain(struct fake_world *world, uint64_t deleted_upto)
 {
     if (deleted_upto > fake.deleted_upto)
         fake.deleted_upto = deleted_upto;
+    fake.deletions++;
 }
 
 void fake_damage(struct fake_world *world, uint64_t seq)
@@ -194,13 +205,18 @@ int eb_reader_page(struct eb_reader *reader, struct eb_selection *selection,
                            .from_seq = page.next, .to_seq = to, .reason = EB_GAP_RETENTION});
         page.next = to + 1;
     }
+    page.whole_from = world->shares ? page.next : 0;
     for (; page.next <= request->upto; page.next++) {
         struct row *row = &fake.rows[page.next - 1];
         if (page.count >= request->max_events ||
             (world->page_rows != 0 && rows++ >= world->page_rows))
             break;
-        if (!eb_selection_match(selection, row->event->topic, row->event->topic_len))
+        if (!eb_selection_match(selection, row->event->topic, row->event->topic_len)) {
+            page.whole_from = 0;
             continue;
+        }
+        if (row->damaged || row->event->ttl != 0)
+            page.whole_from = 0;
         if (row->damaged)
             add(&page, (struct eb_page_item){
                            .from_seq = page.next, .to_seq = page.next, .reason = EB_GAP_DAMAGED});

@@ -25,6 +25,7 @@ struct fake_world {
     /* Once, after somebody has looked at eb_bus_visible and before he acts on it: maybe under a session's lock. */
     void (*after_visible)(struct fake_world *world, void *ctx);
     void *ctx;
+    bool shares; /* pages and announced events are kept for others that read (shared.c) */
     unsigned pages;
     uint64_t last_page_upto; /* what the last page was asked to look at */
 };

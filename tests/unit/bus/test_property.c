@@ -264,12 +264,13 @@ static void many(struct eb_bus_config *config)
     config->queue_events = 1 + any(any(2) != 0 ? 12 : 60);
 }
 
-/* Two lives of three have transports that take bundles. */
+/* Two lives of three have transports that take bundles; every other one shares what it reads. */
 static void one_life(uint64_t start, bool retention)
 {
     seed = start * 0x9e3779b97f4a7c15u | 1;
     world = fake_open(many);
     world->bundles = start % 3 != 0;
+    world->shares = start % 2 != 0;
     memset(models, 0, sizeof(models));
     for (int i = 0; i < BOXES; i++)
         models[i].box = fake_box(world, false);
