@@ -16,6 +16,8 @@
     "{\"verbose\":false,\"pedantic\":false,\"tls_required\":false,\"name\":\"load\",\"lang\":"     \
     "\"c\","                                                                                       \
     "\"version\":\"1\",\"protocol\":1,\"echo\":true,\"headers\":true,\"no_responders\":true}\r\n"
+#define STEP_STREAM 3 /* the stream is asked for */
+#define STEP_READY  4
 #define STREAM                                                                                     \
     "{\"name\":\"LOAD\",\"subjects\":[\"t.>\"],\"retention\":\"limits\",\"max_consumers\":-1,"     \
     "\"max_msgs\":-1,"                                                                             \
@@ -115,21 +117,36 @@ static void open_ws(struct conn *c)
     ws_open(c, "/", NULL);
 }
 
-static void greeted(struct conn *c)
+/* The first connection makes the stream; each asks for it until it is there, or until the server serves streams. */
+static void ask_stream(struct conn *c)
 {
     char text[1024];
+
+    if (c->number == 0)
+        snprintf(text, sizeof(text), "PUB $JS.API.STREAM.CREATE.LOAD _I.%.4s.stream %zu\r\n%s\r\n",
+                 c->stamp, strlen(STREAM), STREAM);
+    else
+        snprintf(text, sizeof(text), "PUB $JS.API.STREAM.INFO.LOAD _I.%.4s.stream 0\r\n\r\n",
+                 c->stamp);
+    put_text(c, text);
+    c->step = STEP_STREAM;
+}
+
+static void greeted(struct conn *c)
+{
+    char text[256];
 
     put_text(c, CONNECT);
     if (c->role == ROLE_SUBSCRIBER)
         put_text(c, opt.topics > 1 ? "SUB t.* 2\r\n" : "SUB t.0 2\r\n");
     if (is_jetstream(c)) {
-        snprintf(text, sizeof(text),
-                 "SUB _I.%.4s.* %c\r\nSUB _R %c\r\nPUB $JS.API.STREAM.CREATE.LOAD _I.%.4s.stream "
-                 "%zu\r\n%s\r\n",
-                 c->stamp, SID_INBOX, SID_EVENTS, c->stamp, strlen(STREAM), STREAM);
+        snprintf(text, sizeof(text), "SUB _I.%.4s.* %c\r\nSUB _R %c\r\n", c->stamp, SID_INBOX,
+                 SID_EVENTS);
         put_text(c, text);
-    } else
-        put_text(c, "PING\r\n");
+        ask_stream(c);
+        return;
+    }
+    put_text(c, "PING\r\n");
     c->step = 2;
 }
 
@@ -148,11 +165,14 @@ static void on_inbox(struct conn *c, const uint8_t *subject, const uint8_t *body
 {
     const uint8_t *id = subject + sizeof(INBOX) - 1;
 
-    if (memmem(body, len, "\"error\"", 7) || len < 10)
+    if (c->step == STEP_STREAM && c->number > 0 && memmem(body, len, "\"error\"", 7))
+        ask_stream(c);
+    else if (memmem(body, len, "\"error\"", 7) || len < 10)
         conn_fail_bytes(c, "an error", body, len);
-    else if (memcmp(id, "stream", 6) == 0)
+    else if (memcmp(id, "stream", 6) == 0) {
+        c->step = STEP_READY;
         conn_ready(c);
-    else if (memcmp(id, "reader", 6) != 0 && memcmp(body, "{\"stream\":", 10) == 0)
+    } else if (memcmp(id, "reader", 6) != 0 && memcmp(body, "{\"stream\":", 10) == 0)
         conn_ack(c, id);
 }
 
@@ -165,7 +185,9 @@ static void on_status(struct conn *c, uint8_t *reply, size_t reply_len, const ui
     if (memmem(body, len, "FlowControl", 11) && reply_len > 0 && reply_len < 200) {
         snprintf(text, sizeof(text), "PUB %.*s 0\r\n\r\n", (int)reply_len, (char *)reply);
         put_text(c, text);
-    } else if (!memmem(body, len, "Heartbeat", 9))
+    } else if (c->step == STEP_STREAM && memmem(body, len, "503", 3))
+        ask_stream(c);
+    else if (!memmem(body, len, "Heartbeat", 9))
         conn_fail_bytes(c, "a status", body, len);
 }
 

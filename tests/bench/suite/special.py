@@ -44,10 +44,19 @@ def fresh(context, side):
     return broker
 
 
+TRIES = 5
+
+
 def loaded(context, side):
     """The usual: a fresh broker, the load, the end."""
-    with fresh(context, side) as broker:
-        return watched(context, side, broker, with_seconds(context, side))
+    for attempt in range(1, TRIES + 1):
+        with fresh(context, side) as broker:
+            try:
+                return watched(context, side, broker, with_seconds(context, side))
+            except Trouble as trouble:
+                # A new JetStream stream sometimes has no responder yet for the first publishes that come to it.
+                if "NATS/1.0 503" not in str(trouble) or attempt == TRIES:
+                    raise
 
 
 def raw_limit(context, side):
