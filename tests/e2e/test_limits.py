@@ -64,7 +64,7 @@ def stop_one_of_100(start_broker, start_reader, transport, count, size):
         grown, late = rss_mib(broker) - before, rss_mib(broker) - half
         print(f"{transport}: {len(stopped.seqs)} before the stop, memory grew by {grown:.1f} MiB, {late:.1f} of it in the second half")
         if not is_sanitized(broker):
-            # what more is published must not show
+            # each of the 100 may hold its queue (1 MiB); what more is published must not show
             assert grown < 256 and late < 48, (grown, late)
         assert len(stopped.seqs) < count
         lagging = [c for c in broker.get("/v1/connections?limit=1000").json["connections"] if c["lagging"]]
