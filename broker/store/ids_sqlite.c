@@ -6,8 +6,8 @@
  * (I1) The snapshot counts only while meta.saved names it: written in the transaction that marks the end as clean,
  *      deleted in the one that marks the next start, before anything else is committed. So a stale one is never
  *      believed, wherever a run is killed.
- * (I2) It belongs to one epoch and one last_seq, and reaches as far back, and as many ids, as are asked
- *      for now; every piece has its checksum. Anything else: the ids are read from the log, which says the same.
+ * (I2) It belongs to one epoch and one last_seq, and reaches as far back, and holds as many ids, as
+ *      this start asks for; every piece has its checksum. Anything else: the ids are read from the log, which says the same.
  * (I3) Pieces are written and deleted in short transactions: the WAL stays short, nobody waits long.
  */
 #include <errno.h>

@@ -134,7 +134,7 @@ struct wire {
     void (*replay)(struct conn *c);
     /* Append one request with that many events. */
     void (*publish)(struct conn *c, unsigned events);
-    /* Nothing more is published for now: finish what was begun. May be NULL. */
+    /* No more is published in this turn: finish what was begun. May be NULL. */
     void (*published)(struct conn *c);
     /* Read what came; how many bytes of it are done with (the rest is given again, with more). */
     size_t (*parse)(struct conn *c, uint8_t *data, size_t len);

@@ -335,8 +335,11 @@ static void sink_events(const struct ws_frame *frame)
 
 static void sink_message(struct conn *c, const struct ws_frame *frame)
 {
-    uint64_t first = get_u64(frame->payload + RECORD);
     uint32_t count = 0;
+
+    if (frame->opcode != WS_BINARY || frame->len < RECORD + 8)
+        return;
+    uint64_t first = get_u64(frame->payload + RECORD);
 
     if (frame->payload[4] == KIND_SUBSCRIBE) {
         sink_answer(c, KIND_SUBSCRIBED, first, 0);
@@ -359,20 +362,7 @@ static void sink_message(struct conn *c, const struct ws_frame *frame)
 
 static size_t serve(struct conn *c, uint8_t *data, size_t len)
 {
-    struct ws_frame frame;
-    size_t used = 0, took;
-    uint8_t key[4];
-
-    if (c->step == 0) {
-        used = ws_accept(c, data, len, "eventbus.bin.v1");
-        c->step = used > 0;
-    }
-    while (c->step && (took = ws_serve(data + used, len - used, true, &frame, key)) > 0) {
-        if (frame.opcode == WS_BINARY && frame.len >= RECORD + 8)
-            sink_message(c, &frame);
-        used += took;
-    }
-    return used;
+    return ws_serve_all(c, data, len, "eventbus.bin.v1", sink_message);
 }
 
 const struct wire wire_eventbus_bin = {

@@ -205,19 +205,7 @@ static void sink_frame(struct conn *c, const struct ws_frame *frame)
 
 static size_t serve(struct conn *c, uint8_t *data, size_t len)
 {
-    struct ws_frame frame;
-    size_t used = 0, took;
-    uint8_t key[4];
-
-    if (c->step == 0) {
-        used = ws_accept(c, data, len, NULL);
-        c->step = used > 0;
-    }
-    while (c->step && (took = ws_serve(data + used, len - used, true, &frame, key)) > 0) {
-        sink_frame(c, &frame);
-        used += took;
-    }
-    return used;
+    return ws_serve_all(c, data, len, NULL, sink_frame);
 }
 
 const struct wire wire_eventbus_json = {

@@ -185,3 +185,21 @@ size_t ws_head(uint8_t *to, unsigned opcode, size_t len)
 {
     return put_head(to, opcode, len, 0);
 }
+
+size_t ws_serve_all(struct conn *c, uint8_t *data, size_t len, const char *protocol,
+                    void (*on_frame)(struct conn *c, const struct ws_frame *frame))
+{
+    struct ws_frame frame;
+    size_t used = 0, took;
+    uint8_t key[4];
+
+    if (c->step == 0) {
+        used = ws_accept(c, data, len, protocol);
+        c->step = used > 0;
+    }
+    while (c->step && (took = ws_serve(data + used, len - used, true, &frame, key)) > 0) {
+        on_frame(c, &frame);
+        used += took;
+    }
+    return used;
+}

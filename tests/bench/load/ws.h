@@ -49,6 +49,9 @@ uint8_t *ws_seal(struct conn *c, uint8_t *to, unsigned opcode, size_t len);
 size_t ws_accept(struct conn *c, const uint8_t *data, size_t len, const char *protocol);
 /* A client's frame, unmasked in place when unmask says so. Bytes it takes, 0 while it is not whole. */
 size_t ws_serve(uint8_t *data, size_t len, bool unmask, struct ws_frame *ret, uint8_t ret_key[4]);
+/* The whole of a sink's reading: the upgrade (c->step 0), then each frame that is whole, unmasked. Bytes taken. */
+size_t ws_serve_all(struct conn *c, uint8_t *data, size_t len, const char *protocol,
+                    void (*on_frame)(struct conn *c, const struct ws_frame *frame));
 /* The head of a server's frame; at most 10 bytes. */
 size_t ws_head(uint8_t *to, unsigned opcode, size_t len);
 

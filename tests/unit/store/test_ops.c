@@ -266,7 +266,6 @@ static void backup_beside_a_broker(void **state)
                                      .durability = EB_DURABILITY_OS};
     struct eb_store *store;
     struct eb_ops_summary sum = {0}, seen = {0};
-    struct eb_store_counters counters;
     struct eb_store_info info;
     struct eb_error err;
     pthread_t writer;
@@ -287,12 +286,11 @@ static void backup_beside_a_broker(void **state)
     atomic_store(&stop, true);
     pthread_join(writer, NULL);
     eb_store_info(store, &info);
-    eb_store_counters(store, &counters);
     eb_store_close(store);
     assert_true(sum.last_seq >= before && sum.last_seq <= after);
     assert_int_equal(sum.rows, sum.last_seq);
     assert_int_equal(number(copy_db, "SELECT max(seq) = count(*) AND min(seq) = 1 FROM log"), 1);
-    assert_true(info.wal_bytes < 64u << 20 || counters.checkpoints_held > 0); /* K5: or said */
+    assert_true(info.wal_bytes < 64u << 20);
     assert_int_equal(eb_store_verify(copy_db, NULL, &seen, &err), 0);
     char *report = calloc(1, 4096);
     struct eb_ops ops = {.ctx = report, .report = print};
