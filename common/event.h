@@ -65,6 +65,9 @@ struct eb_draft {
     const char *headers; /* JSON object text made by eb_headers_* (canonical), NULL: none */
     size_t headers_len;
     int64_t ttl; /* EB_TTL_UNSET: default */
+    bool has_expected;
+    uint64_t expected;     /* with has_expected: stored only if this is its topic's last seq */
+    int64_t deliver_at_ms; /* wall clock; 0: now */
     bool has_id;
     uint8_t id[16];
 };

@@ -31,6 +31,8 @@ typedef void eb_engine_id_fn(void *ctx, const uint8_t id[16], uint64_t seq, int6
 struct
     eb_engine_figures { /* plain numbers, kept by the engine, copied under its own EB_RANK_STORE_STATE lock */
     uint64_t first_seq, deleted_upto, events, bytes, wal_bytes, topics, acked;
+    uint64_t scheduled;
+    int64_t next_due_ms;        /* INT64_MAX: nothing is scheduled */
     uint64_t wal_pending_bytes; /* what checkpoints still have to bring into the file */
 };
 
@@ -42,6 +44,8 @@ struct eb_trim_request {
     uint64_t max_events;
     int64_t acked_ms;         /* -1 off; delete single events acknowledged for longer */
     int64_t dedupe_window_ms; /* ids of deleted events younger than this are kept in `gone` */
+    uint64_t
+        hold_from; /* age, max_bytes, max_events and acked_ms delete nothing at or above; 0: nothing is held */
     uint64_t dedupe_from_seq; /* ids of events below are known no more, so they need not be kept */
     unsigned max_rows;        /* bound of this turn */
 };
@@ -61,7 +65,19 @@ struct eb_engine_ops {
     /* seq, timestamp, ttl, id set; each seq is the one before it + 1. What fails fails the transaction. */
     int (*append)(struct eb_engine *engine, struct eb_event *const *events, size_t count);
     int (*ack)(struct eb_engine *engine, uint64_t seq,
-               int64_t now_ms);                 /* of a deleted or acked event: 0 */
+               int64_t now_ms); /* of a deleted or acked event: 0 */
+    /* One write of an op (state.h). @first_seq: of the op's own first event, for dead_add. May be NULL: nothing is kept. */
+    int (*state)(struct eb_engine *engine, const struct eb_state_write *write, uint64_t first_seq);
+    /* The topic's last seq ever given, deleted or not, of what is appended; 0: none. */
+    int (*topic_last)(struct eb_engine *engine, const char *topic, size_t len, uint64_t *ret);
+    /* Events that wait (PROTOCOL 8). NULL, all of them: not kept. `find` and `due` give one reference. */
+    int (*schedule)(struct eb_engine *engine, const struct eb_event *event, int64_t due_ms,
+                    int64_t now_ms);
+    int (*scheduled_find)(struct eb_engine *engine, const uint8_t id[16], struct eb_event **ret);
+    int (*unschedule)(struct eb_engine *engine, const uint8_t id[16]); /* -ENOENT */
+    /* Takes up to @max that are due off the table, by due time and place; *ret_count of them. */
+    int (*due)(struct eb_engine *engine, int64_t now_ms, struct eb_event **ret, size_t max,
+               size_t *ret_count);
     int (*commit)(struct eb_engine *engine);    /* durable as configured when it returns 0 */
     void (*rollback)(struct eb_engine *engine); /* also after a failed commit */
     int (*trim)(struct eb_engine *engine, const struct eb_trim_request *request,
@@ -75,6 +91,10 @@ struct eb_engine_ops {
     int (*probe)(struct eb_engine *engine);
     /* [C] the writer's own view, uncommitted rows included; expired ones too. -ENOENT, -EBADMSG. */
     int (*lookup)(struct eb_engine *engine, uint64_t seq, struct eb_event **ret);
+    /* [C] before start */
+    int (*load_state)(struct eb_engine *engine, const struct eb_state_loader *loader);
+    int (*mark)(struct eb_engine *engine, const char *name,
+                uint64_t *ret); /* 0 when there is none */
     /* [C] before start: every id younger than @since_ms, in seq order; not more than the newest @max matter. */
     int (*load_ids)(struct eb_engine *engine, int64_t since_ms, uint64_t max, eb_engine_id_fn *fn,
                     void *ctx);
@@ -93,6 +113,17 @@ struct eb_engine_ops {
     int (*event)(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret);
     int (*topics)(struct eb_engine *engine, void *reader, const char *after,
                   struct eb_topic_info *out, size_t max);
+    int (*first_at)(struct eb_engine *engine, void *reader, int64_t time_ms, uint64_t *ret);
+    int (*count)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                 uint64_t from, uint64_t upto, uint64_t *ret);
+    ptrdiff_t (*dead)(struct eb_engine *engine, void *reader, uint64_t consumer, uint64_t after,
+                      uint64_t *ret, size_t max);
+    int (*last)(struct eb_engine *engine, void *reader, const char *topic, size_t len,
+                struct eb_event **ret);
+    int (*last_seqs)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                     uint64_t upto, uint64_t **ret, size_t *ret_count);
+    ptrdiff_t (*scheduled)(struct eb_engine *engine, void *reader, uint64_t after,
+                           struct eb_scheduled *ret, size_t max);
 
     /* [A] */
     void (*figures)(struct eb_engine *engine, struct eb_engine_figures *ret);

@@ -26,9 +26,39 @@
     "CREATE TABLE ids(part INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL,"                        \
     "  last_ts INTEGER NOT NULL, entries BLOB NOT NULL);"
 
+/* Kept for others (state.h), and what waits until it is due (PROTOCOL 8). */
+#define STATE_SQL                                                                                  \
+    "CREATE TABLE consumers(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"                    \
+    "  settings TEXT NOT NULL, made INTEGER NOT NULL, next INTEGER NOT NULL,"                      \
+    "  first_open INTEGER NOT NULL, redelivered INTEGER NOT NULL, dead INTEGER NOT NULL,"          \
+    "  lost INTEGER NOT NULL, stopped TEXT);"                                                      \
+    "CREATE TABLE open_blocks(consumer INTEGER NOT NULL, block INTEGER NOT NULL,"                  \
+    "  data BLOB NOT NULL, PRIMARY KEY(consumer, block)) WITHOUT ROWID;"                           \
+    "CREATE TABLE dead_letters(consumer INTEGER NOT NULL, seq INTEGER NOT NULL,"                   \
+    "  PRIMARY KEY(consumer, seq)) WITHOUT ROWID;"                                                 \
+    "CREATE TABLE marks(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"             \
+    "CREATE TABLE scheduled(place INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"                   \
+    "  due INTEGER NOT NULL, made INTEGER NOT NULL, topic TEXT NOT NULL, ttl INTEGER NOT NULL,"    \
+    "  content_type TEXT, headers TEXT, payload BLOB NOT NULL, crc INTEGER NOT NULL);"             \
+    "CREATE INDEX scheduled_due ON scheduled(due, place);"
+
+/* The last offset of a list: two bytes little-endian before its checksum (docs/formats/log.md). */
+#define HEX_DIGIT(byte, n)                                                                         \
+    "(instr('0123456789ABCDEF', substr(hex(substr(seqs, " byte ", 1)), " n ", 1)) - 1)"
+#define TOPIC_LAST_SQL                                                                             \
+    "ALTER TABLE topics ADD COLUMN last_seq INTEGER NOT NULL DEFAULT 0;"                           \
+    "UPDATE topics SET last_seq = m.segment * 65536 + m.high * 256 + m.low FROM (SELECT topic,"    \
+    "  max(segment) AS segment, " HEX_DIGIT("-5", "1") " * 16 + " HEX_DIGIT(                       \
+        "-5", "2") " AS high,"                                                                     \
+                   "  " HEX_DIGIT("-6", "1") " * 16 + " HEX_DIGIT(                                 \
+                       "-6",                                                                       \
+                       "2") " AS low"                                                              \
+                            "  FROM postings GROUP BY topic) AS m WHERE m.topic = topics.id;"
+
 static const char schema_sql[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;"
-    "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
+    "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    "  last_seq INTEGER NOT NULL DEFAULT 0);"
     "CREATE TABLE log("
     "  seq          INTEGER PRIMARY KEY,"
     "  topic        INTEGER NOT NULL,"
@@ -43,7 +73,7 @@ static const char schema_sql[] =
     " WITHOUT ROWID;"
     "CREATE TABLE acked(seq INTEGER PRIMARY KEY, at INTEGER NOT NULL);"
     "CREATE TABLE gone(id BLOB PRIMARY KEY, seq INTEGER NOT NULL, ts INTEGER NOT NULL)"
-    " WITHOUT ROWID;" IDS_SQL
+    " WITHOUT ROWID;" IDS_SQL STATE_SQL
     "CREATE TABLE segments(segment INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
     "  bytes INTEGER NOT NULL, acked INTEGER NOT NULL, last_ts INTEGER NOT NULL);"
     /* Not by (segment, topic) without rowid: a list would lie in the inner pages, and each comparison on
@@ -73,12 +103,13 @@ static const char schema_sql[] =
                                 "l.id") " AS message_id"
                                         "  FROM acked a JOIN log l ON l.seq = a.seq;"
                                         "PRAGMA application_id = 1165378163;"
-                                        "PRAGMA user_version = 2;";
+                                        "PRAGMA user_version = 3;";
 
 _Static_assert(EB_APPLICATION_ID == 1165378163, "the number in schema_sql");
-_Static_assert(EB_SCHEMA_VERSION == 2, "the number in schema_sql, and a migration to it");
+_Static_assert(EB_SCHEMA_VERSION == 3, "the number in schema_sql, and a migration to it");
 
-const struct eb_migration eb_schema_migrations[] = {{1, IDS_SQL}, {0, NULL}};
+const struct eb_migration eb_schema_migrations[] = {
+    {1, IDS_SQL}, {2, STATE_SQL TOPIC_LAST_SQL}, {0, NULL}};
 
 /* ---- errors and statements ---- */
 

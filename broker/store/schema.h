@@ -14,7 +14,7 @@
 #include "common/error.h"
 
 #define EB_APPLICATION_ID 0x45764273 /* "EvBs" */
-#define EB_SCHEMA_VERSION 2
+#define EB_SCHEMA_VERSION 3
 #define EB_PAGE_SIZE      4096
 
 /* ---- errors and statements ---- */

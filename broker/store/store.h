@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "broker/store/state.h"
 #include "common/error.h"
 #include "common/event.h"
 #include "common/topic.h"
@@ -47,21 +48,33 @@ struct eb_store_config {
     int64_t acked_retention_ms; /* -1 = off; 0 deletes what is acknowledged at the next turn */
     uint64_t min_free;          /* bytes */
     bool new_epoch;             /* --new-epoch */
+    uint64_t max_scheduled;     /* events that wait until they are due */
     size_t group_events, group_bytes; /* bounds of one transaction; 0: 4096 and 8 MiB */
 };
 
 enum eb_op_kind {
-    EB_OP_PUBLISH,  /* events[0..count) stored whole or not at all */
-    EB_OP_ACK,      /* plain ack of seq */
-    EB_OP_AUTO_ACK, /* marks seqs acknowledged, not answered: seqs[0..count) */
-    EB_OP_FENCE,    /* no row: only a place in the order */
+    EB_OP_PUBLISH,    /* events[0..count) stored whole or not at all */
+    EB_OP_ACK,        /* plain ack of seq */
+    EB_OP_AUTO_ACK,   /* marks seqs acknowledged, not answered: seqs[0..count) */
+    EB_OP_FENCE,      /* no row: only a place in the order */
+    EB_OP_STATE,      /* what `collect` gives, and no event (state.h) */
+    EB_OP_UNSCHEDULE, /* takes the scheduled event with `id` back */
+    EB_OP_DUE, /* broker's own: what is due enters the log, at most `room` events; see `count` */
+};
+
+/* What a member of a publish asks beside being stored now and whatever was before it (PROTOCOL 8). */
+struct eb_op_ask {
+    bool has_expected;
+    uint64_t expected; /* the topic's last seq must be this; 0: it has none yet */
+    int64_t due_ms;    /* > 0: wall clock ms; it enters the log then and has no seq until then */
 };
 
 struct eb_op_result {
     uint64_t seq;
     bool duplicate;
-    bool fresh;    /* duplicate: of an event of this same op (nothing to compare outside) */
-    uint32_t hash; /* the store's, until there is a result */
+    bool fresh;     /* duplicate: of an event of this same op (nothing to compare outside) */
+    bool scheduled; /* seq is 0: it is kept until it is due (also a duplicate of one that is) */
+    uint32_t hash;  /* the store's, until there is a result */
 };
 
 /*
@@ -71,19 +84,34 @@ struct eb_op_result {
 struct eb_op {
     struct eb_op *next;
     enum eb_op_kind kind;
-    uint32_t count;               /* publish, auto_ack */
-    struct eb_event **events;     /* publish: each one's seq and timestamp are set when it is new */
+    uint32_t count; /* publish, auto_ack; due: how many there were, the store sets it */
+    uint32_t room;  /* due: room in events and results */
+    struct eb_event *
+        *events; /* publish: each one's seq and timestamp are set when it is new; due: one reference
+                                     each for the submitter */
+    const struct eb_op_ask *asks; /* publish: count of them, or NULL: nothing is asked */
     struct eb_op_result *results; /* publish: count of them */
     uint64_t *seqs;               /* auto_ack */
     uint64_t seq;                 /* ack */
     bool has_id;                  /* ack: compare with the seq's own id */
-    uint8_t id[16];
-    bool internal; /* publish: the broker's own, goes on below min_free */
+    bool more;                    /* due: there is more that is due */
+    uint8_t id[16];               /* ack, unschedule */
+    /*
+     * state, publish: what is to be kept in the same transaction; NULL: nothing. Called once, under the commit lock,
+     * at the op's place and before its events are judged; not again when the group is tried again. It may set
+     * `count` of a publish to 0: then the op is a fence. A refused op writes nothing of it: `err` tells.
+     */
+    const struct eb_state_write *(*collect)(struct eb_op *op);
+    const struct eb_state_write *writes; /* the store's: what it gave */
+    bool collected;                      /* the store's; false when submitted */
+    bool internal;                       /* publish: the broker's own, goes on below min_free */
     /*
      * Code EB_OK when it took effect. Else, for a publish with `index` = the member it is about:
-     * EB_MESSAGE_ID_REUSED, EB_STORAGE_FULL (no room), EB_UNAVAILABLE (the log cannot be written now, or no
+     * EB_MESSAGE_ID_REUSED, EB_CONFLICT (another seq is the topic's last: the message says which), EB_LIMIT_EXCEEDED
+     * (max_scheduled), EB_INVALID_REQUEST (due_ms with storage = memory), EB_STORAGE_FULL (no room), EB_UNAVAILABLE (the log cannot be written now, or no
      * memory), EB_INTERNAL (seqs used up). Ack: EB_NOT_FOUND (above the last seq), EB_INVALID_REQUEST (the id
-     * is another event's), EB_STORAGE_FULL, EB_UNAVAILABLE. A fence always works.
+     * is another event's), EB_STORAGE_FULL, EB_UNAVAILABLE. Unschedule: EB_NOT_FOUND, EB_CONFLICT (it has entered the
+     * log), EB_UNAVAILABLE. State: EB_STORAGE_FULL (at the real end of the disk), EB_UNAVAILABLE. A fence always works.
      */
     struct eb_error err;
     uint64_t last_seq; /* the log's last seq at the op's place in the order */
@@ -150,8 +178,9 @@ struct eb_store_info {
     uint64_t dedupe_ids;
     int64_t dedupe_oldest_ms; /* age; 0 when there is none */
     uint64_t acked;
-    bool full;      /* publishes are refused: below min_free or the disk said so */
-    bool read_only; /* an I/O error stopped the writer: text in `trouble` */
+    uint64_t scheduled; /* events that wait until they are due */
+    bool full;          /* publishes are refused: below min_free or the disk said so */
+    bool read_only;     /* an I/O error stopped the writer: text in `trouble` */
     char trouble[200];
 };
 void eb_store_info(struct eb_store *store, struct eb_store_info *ret); /* threads: any; cheap */
@@ -163,6 +192,8 @@ uint64_t eb_store_last_seq(struct eb_store *store); /* committed; one atomic loa
  * the answer, has not been deleted since.
  */
 uint64_t eb_store_deletions(struct eb_store *store);
+/** When the next scheduled event is due (wall clock ms), INT64_MAX: there is none. One atomic load. */
+int64_t eb_store_next_due(struct eb_store *store);
 bool eb_store_in_memory(struct eb_store *store); /* constant while open */
 
 /* Counters, all monotonic. */
@@ -227,6 +258,38 @@ int eb_reader_page(struct eb_reader *reader, struct eb_selection *selection,
 void eb_page_finish(struct eb_page *page);
 /** One event by seq. 0, -ENOENT (none, deleted or expired), -EBADMSG (damaged), -EIO. */
 int eb_reader_event(struct eb_reader *reader, uint64_t seq, struct eb_event **ret);
+
+/**
+ * Several at once: @events[i] for @seqs[i], one reference each, or NULL with @errs[i] as eb_reader_event returns it.
+ * Stops when the events have @max_bytes (at least one is read). Returns how many seqs were looked at, or -EIO.
+ */
+ptrdiff_t eb_reader_events(struct eb_reader *reader, const uint64_t *seqs, size_t count,
+                           size_t max_bytes, struct eb_event **events, int *errs);
+/** The first seq whose event has this timestamp or a later one; last + 1 when there is none. 0 or -EIO. */
+int eb_reader_first_at(struct eb_reader *reader, int64_t time_ms, uint64_t *ret);
+/**
+ * How many events match from @from to @upto, by the index of the segments: what was deleted singly or has expired there
+ * is counted, and a @selection of too many topics counts all events. 0 or -EIO, -ENOMEM.
+ */
+int eb_reader_count(struct eb_reader *reader, struct eb_selection *selection, uint64_t from,
+                    uint64_t upto, uint64_t *ret);
+/** Seqs of @consumer's dead letters above @after, rising. Returns how many (<= max) or -errno. */
+ptrdiff_t eb_reader_dead(struct eb_reader *reader, uint64_t consumer, uint64_t after, uint64_t *ret,
+                         size_t max);
+/** The newest unexpired event of @topic. 0 with one reference, -ENOENT, -EBADMSG, -EIO, -ENOMEM. */
+int eb_reader_last(struct eb_reader *reader, const char *topic, size_t len, struct eb_event **ret);
+/** The seqs of the newest unexpired events of all topics that match, not above @upto, rising. *ret is malloc'd. 0 or -errno. */
+int eb_reader_last_seqs(struct eb_reader *reader, struct eb_selection *selection, uint64_t upto,
+                        uint64_t **ret, size_t *ret_count);
+
+struct eb_scheduled {
+    uint64_t place; /* in the order in which they were scheduled, from 1 */
+    int64_t due_ms, made_ms;
+    struct eb_event *event; /* seq 0; one reference */
+};
+/** Those behind the place @after by place. Returns how many (<= max) or -errno. */
+ptrdiff_t eb_reader_scheduled(struct eb_reader *reader, uint64_t after, struct eb_scheduled *ret,
+                              size_t max);
 
 struct eb_topic_info {
     char name[EB_TOPIC_MAX + 1];

@@ -375,6 +375,9 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
             rc = apply_auto_ack(store, op);
             break;
         case EB_OP_FENCE:
+        case EB_OP_STATE:
+        case EB_OP_UNSCHEDULE:
+        case EB_OP_DUE:
             break;
         }
         op->last_seq = store->given;
