@@ -253,11 +253,12 @@ int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t m
 
 struct eb_read {
     struct eb_read *next; /* the pool's */
-    enum { EB_READ_PAGE, EB_READ_EVENT, EB_READ_TOPICS } kind;
+    enum { EB_READ_PAGE, EB_READ_EVENT, EB_READ_TOPICS, EB_READ_DEAD } kind;
     /* page: the same rules as a subscription's replay, gaps included */
     struct eb_pattern *patterns;
     size_t count;
-    uint64_t from; /* starting_seq; page, event */
+    uint64_t from;     /* starting_seq; page, event; dead: first seq to be told */
+    uint64_t consumer; /* dead: eb_bus_consumer_id */
     size_t limit, max_bytes;
     bool has_epoch;
     char epoch[40];
@@ -269,6 +270,9 @@ struct eb_read {
     struct eb_event *event;
     struct eb_topic_info *topics;
     size_t topic_count;
+    struct eb_event **dead; /* dead letters that wait for redrive, rising; their list is malloc'd */
+    size_t dead_count;
+    uint64_t dead_next;                 /* first seq of the list not looked at; 0: that was all */
     void (*done)(struct eb_read *read); /* on a reader thread, no lock held */
     void *user;
 };

@@ -186,7 +186,12 @@ struct eb_push_ops {
     /* It has none any more, or was deleted or stopped: its slots were released before. */
     void (*stop)(void *ctx, const char *name);
 };
-/** Once, before eb_store_start; without it `push` is refused. start and stop come from `eb-consumer`, or during eb_consumers_load. */
+/**
+ * Who calls webhooks; any time after eb_bus_create, which has started the store by then. Without it `push` is refused by PUT,
+ * and consumers that have it wait. `start` comes for each of them that is there and for those to come; start and stop
+ * come from `eb-consumer`. With NULL nobody does any more: no call runs when that has returned and none begins, and the
+ * slots are left by their owner. Threads: any, no lock held.
+ */
 void eb_bus_on_push(struct eb_bus *bus, const struct eb_push_ops *ops, void *ctx);
 
 /* ---- what is there ---- */

@@ -133,6 +133,9 @@ static void do_read(struct eb_bus *bus, struct eb_reader *reader, struct eb_read
     case EB_READ_TOPICS:
         rc = read_topics(reader, read);
         break;
+    case EB_READ_DEAD:
+        rc = -EOPNOTSUPP; /* nothing makes dead letters yet */
+        break;
     }
     if (rc < 0 && read->err.code == EB_OK)
         eb_fail(&read->err, EB_INTERNAL, "the log cannot be read: %s", strerrordesc_np(-rc));
@@ -167,9 +170,13 @@ void eb_read_finish(struct eb_read *read)
     eb_page_finish(&read->page);
     eb_event_unref(read->event);
     free(read->topics);
+    for (size_t i = 0; i < read->dead_count; i++)
+        eb_event_unref(read->dead[i]);
+    free(read->dead);
     read->event = NULL;
     read->topics = NULL;
-    read->topic_count = 0;
+    read->dead = NULL;
+    read->topic_count = read->dead_count = 0;
 }
 
 /* ---- the run list ---- */
