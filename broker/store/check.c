@@ -180,7 +180,7 @@ static int find_name(struct check *c, uint32_t id)
     uint8_t page[EB_PAGE_MAX];
     struct eb_node node;
     struct eb_cell cell;
-    struct eb_value v[2];
+    struct eb_value v[3];
     uint32_t at = c->roots.root[EB_TREE_TOPICS];
     for (int depth = 0; depth < EB_WALK_DEPTH; depth++) {
         int rc = eb_pages_read(&c->pages, at, page);
@@ -195,7 +195,7 @@ static int find_name(struct check *c, uint32_t id)
             continue;
         }
         if (i < node.cells && cell.rowid == id && !cell.overflow &&
-            eb_record_read(cell.data, cell.payload, v, 2) == 2 && v[1].type == EB_V_TEXT)
+            eb_record_read(cell.data, cell.payload, v, 3) >= 2 && v[1].type == EB_V_TEXT)
             return eb_names_add(&c->salvage.names, id, v[1].data, v[1].len, false);
         return 0;
     }

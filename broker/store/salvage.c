@@ -16,13 +16,31 @@
 #include "common/topic.h"
 
 const char *const eb_tree_names[EB_TREE_COUNT] = {
-    "meta",     "topics", "sqlite_autoindex_topics_1", "log", "expiry", "acked", "gone", "segments",
-    "postings", "ids"};
+    "meta",
+    "topics",
+    "sqlite_autoindex_topics_1",
+    "log",
+    "expiry",
+    "acked",
+    "gone",
+    "segments",
+    "postings",
+    "ids",
+    "consumers",
+    "sqlite_autoindex_consumers_1",
+    "open_blocks",
+    "dead_letters",
+    "marks",
+    "scheduled",
+    "sqlite_autoindex_scheduled_1",
+    "scheduled_due",
+};
 
 bool eb_tree_is_table(enum eb_tree tree)
 {
     return tree == EB_TREE_TOPICS || tree == EB_TREE_LOG || tree == EB_TREE_ACKED ||
-           tree == EB_TREE_SEGMENTS || tree == EB_TREE_POSTINGS || tree == EB_TREE_IDS;
+           tree == EB_TREE_SEGMENTS || tree == EB_TREE_POSTINGS || tree == EB_TREE_IDS ||
+           tree == EB_TREE_CONSUMERS || tree == EB_TREE_SCHEDULED;
 }
 
 static bool is_int(uint64_t type)
@@ -40,12 +58,25 @@ static bool is_blob(uint64_t type)
     return type >= 12 && type % 2 == 0;
 }
 
+/* Tables of ten columns. */
+static enum eb_shape wide_shape(const uint64_t *t)
+{
+    if (is_text(t[1]) && is_text(t[2]) && is_int(t[3]) && is_int(t[4]) && is_int(t[5]) &&
+        is_int(t[6]) && is_int(t[7]) && is_int(t[8]) && (!t[9] || is_text(t[9])))
+        return EB_SHAPE_CONSUMER;
+    return t[1] == 44 && is_int(t[2]) && is_int(t[3]) && is_text(t[4]) && is_int(t[5]) &&
+                   (!t[6] || is_text(t[6])) && (!t[7] || is_text(t[7])) && is_blob(t[8]) &&
+                   is_int(t[9])
+               ? EB_SHAPE_SCHEDULED
+               : EB_SHAPE_NONE;
+}
+
 enum eb_shape eb_table_shape(const struct eb_cell *cell)
 {
-    uint64_t t[9];
+    uint64_t t[10];
     if (!cell->data)
         return EB_SHAPE_NONE;
-    int n = eb_record_types(cell->data, cell->local, t, 9);
+    int n = eb_record_types(cell->data, cell->local, t, 10);
     if (n < 2 || t[0])
         return EB_SHAPE_NONE;
     if (n == 9 && is_int(t[1]) && is_int(t[2]) && is_int(t[3]) && t[4] == 44 &&
@@ -53,6 +84,10 @@ enum eb_shape eb_table_shape(const struct eb_cell *cell)
         return EB_SHAPE_LOG;
     if (n == 2)
         return is_text(t[1]) ? EB_SHAPE_TOPIC : is_int(t[1]) ? EB_SHAPE_ACKED : EB_SHAPE_NONE;
+    if (n == 10)
+        return wide_shape(t);
+    if (n == 3)
+        return is_text(t[1]) && is_int(t[2]) ? EB_SHAPE_TOPIC : EB_SHAPE_NONE;
     if (n == 4)
         return is_int(t[1]) && is_int(t[2]) && is_blob(t[3]) ? EB_SHAPE_IDS : EB_SHAPE_NONE;
     return n == 5 && is_int(t[1]) && is_int(t[2]) && is_int(t[3]) && is_int(t[4]) ? EB_SHAPE_SEGMENT
@@ -316,12 +351,12 @@ int eb_salvage_names(struct eb_salvage *s, const struct eb_node *node)
 {
     for (uint32_t i = 0; i < node->cells; i++) {
         struct eb_cell cell;
-        struct eb_value v[2];
-        if (node->type == EB_TABLE_INNER || !eb_cell_read(node, i, &cell))
+        struct eb_value v[3];
+        if (node->type == EB_TABLE_INNER || !eb_cell_read(node, i, &cell) || cell.overflow)
             continue;
-        if (cell.overflow || eb_record_read(cell.data, cell.payload, v, 2) != 2)
+        int n = eb_record_read(cell.data, cell.payload, v, 3), rc = 0;
+        if (n != 2 && !(n == 3 && node->table && v[2].type == EB_V_INT))
             continue;
-        int rc = 0;
         if (node->table && v[0].type == EB_V_NULL && v[1].type == EB_V_TEXT)
             rc = eb_names_add(&s->names, cell.rowid, v[1].data, v[1].len, false);
         else if (!node->table && v[0].type == EB_V_TEXT && v[1].type == EB_V_INT)

@@ -18,7 +18,9 @@ enum eb_shape {
     EB_SHAPE_TOPIC,
     EB_SHAPE_ACKED,
     EB_SHAPE_SEGMENT,
-    EB_SHAPE_IDS
+    EB_SHAPE_IDS,
+    EB_SHAPE_CONSUMER,
+    EB_SHAPE_SCHEDULED
 };
 enum eb_shape eb_table_shape(const struct eb_cell *cell);
 
@@ -80,7 +82,15 @@ enum eb_tree {
     EB_TREE_GONE,
     EB_TREE_SEGMENTS,
     EB_TREE_POSTINGS,
-    EB_TREE_IDS, /* from version 2 on */
+    EB_TREE_IDS,       /* from version 2 on */
+    EB_TREE_CONSUMERS, /* from version 3 on, and all that follow */
+    EB_TREE_CONSUMERS_INDEX,
+    EB_TREE_BLOCKS,
+    EB_TREE_DEAD,
+    EB_TREE_MARKS,
+    EB_TREE_SCHEDULED,
+    EB_TREE_SCHEDULED_IDS,
+    EB_TREE_SCHEDULED_DUE,
     EB_TREE_COUNT
 };
 extern const char *const eb_tree_names[EB_TREE_COUNT];
@@ -88,7 +98,7 @@ bool eb_tree_is_table(enum eb_tree tree);
 /** Must a log of this schema version have it? */
 static inline bool eb_tree_expected(enum eb_tree tree, uint32_t version)
 {
-    return tree != EB_TREE_IDS || version >= 2;
+    return tree < EB_TREE_IDS || version >= (tree == EB_TREE_IDS ? 2 : 3);
 }
 
 struct eb_roots {

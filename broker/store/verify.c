@@ -370,9 +370,11 @@ static void check_head(struct verify *v)
 
 static int check_small_trees(struct verify *v)
 {
-    static const enum eb_tree order[] = {EB_TREE_META,     EB_TREE_TOPICS, EB_TREE_TOPICS_INDEX,
-                                         EB_TREE_SEGMENTS, EB_TREE_EXPIRY, EB_TREE_ACKED,
-                                         EB_TREE_GONE,     EB_TREE_IDS};
+    static const enum eb_tree order[] = {
+        EB_TREE_META,      EB_TREE_TOPICS,          EB_TREE_TOPICS_INDEX,  EB_TREE_SEGMENTS,
+        EB_TREE_EXPIRY,    EB_TREE_ACKED,           EB_TREE_GONE,          EB_TREE_IDS,
+        EB_TREE_CONSUMERS, EB_TREE_CONSUMERS_INDEX, EB_TREE_BLOCKS,        EB_TREE_DEAD,
+        EB_TREE_MARKS,     EB_TREE_SCHEDULED,       EB_TREE_SCHEDULED_IDS, EB_TREE_SCHEDULED_DUE};
     int rc = 0;
     for (size_t i = 0; i < sizeof(order) / sizeof(*order) && !rc; i++)
         rc = eb_verify_tree(v, order[i], v->roots.root[order[i]], eb_tree_names[order[i]],

@@ -43,7 +43,8 @@ static bool check_entry(struct verify *v, enum eb_tree tree, const struct eb_cel
     case EB_TREE_META:
         return n == 2 && c[0].type == EB_V_TEXT && check_meta(v, c);
     case EB_TREE_TOPICS:
-        return n == 2 && c[1].type == EB_V_TEXT &&
+        return (n == 2 || (n == 3 && c[2].type == EB_V_INT && c[2].i >= 0)) &&
+               c[1].type == EB_V_TEXT &&
                !(v->oom = eb_names_add(&v->salvage.names, cell->rowid, c[1].data, c[1].len, false));
     case EB_TREE_TOPICS_INDEX:
         return n == 2 && c[0].type == EB_V_TEXT && c[1].type == EB_V_INT &&

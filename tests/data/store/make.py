@@ -1,13 +1,13 @@
 #!/usr/bin/python3
 """Make the golden files of this folder: a log of each schema version as its own eventbusd left it, and what is in it.
 
-    EVENTBUS_BUILD=build /usr/bin/python3 tests/data/store/make.py       (refuses what is there already)
+    EVENTBUS_BUILD=build /usr/bin/python3 tests/data/store/make.py       (makes vN.db of that build's version N; refuses what is there already)
 
-v1.db                 events with and without headers, ttl, content type, ids of the publisher's, bytes that are not
+v1.db, v2.db          events with and without headers, ttl, content type, ids of the publisher's, bytes that are not
                       UTF-8; acknowledged ones; a prefix deleted by retention and one deleted by its ttl, whose ids are
                       kept; the end of one segment (seq 65535) and the beginning of the next
 prk_eventbus-0.1.db   a file of the older bus, by its schema
-expected.json         what must be found in v1.db
+expected.json         what must be found in v1.db and v2.db
 
 A file here is never made again once its version was released: it stands for the files that people have.
 """
@@ -54,7 +54,7 @@ def publish_all(broker):
             assert ws.call(type="ack", seq=seq)["type"] == "ok"
 
 
-def make_v1(path):
+def make_log(path):
     broker = Broker(WINDOW, db=path).start()
     broker.stop()
     with sqlite3.connect(path) as db:
@@ -102,13 +102,18 @@ def make_old(path):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        v1, old = pathlib.Path(folder) / "v1.db", pathlib.Path(folder) / "prk_eventbus-0.1.db"
-        expected = {"v1": make_v1(v1)}
-        make_old(old)
-        for file in (v1, old):
-            with open(HERE / file.name, "xb") as target:
-                target.write(file.read_bytes())
-        (HERE / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
+        log, old, known = pathlib.Path(folder) / "log.db", pathlib.Path(folder) / "old.db", HERE / "expected.json"
+        expected = json.loads(known.read_text()) if known.exists() else {}
+        content = make_log(log)
+        with sqlite3.connect(log) as db:
+            name = f"v{db.execute('PRAGMA user_version').fetchone()[0]}"
+        db.close()
+        with open(HERE / f"{name}.db", "xb") as target:
+            target.write(log.read_bytes())
+        known.write_text(json.dumps(expected | {name: content}, indent=1, ensure_ascii=False) + "\n")
+        if not (HERE / "prk_eventbus-0.1.db").exists():
+            make_old(old)
+            (HERE / "prk_eventbus-0.1.db").write_bytes(old.read_bytes())
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ static void create_makes_this_version(void **state)
     assert_int_equal(pragma(fx, "PRAGMA auto_vacuum"), 2);
     assert_int_equal(pragma(fx, "SELECT count(*) FROM sqlite_schema WHERE type IN ('table','view')"
                                 " AND name NOT LIKE 'sqlite_%'"),
-                     11);
+                     16);
     assert_int_equal(pragma(fx, "SELECT value FROM meta WHERE key = 'clean'"), 1);
     fx_open(fx);
 }
@@ -244,22 +244,22 @@ static void migrations_run_in_order(void **state)
 {
     struct log_fixture *fx = *state;
     static const struct eb_migration good[] = {
-        {2, "CREATE TABLE two(a)"}, {3, "ALTER TABLE two ADD COLUMN b"}, {0, NULL}};
-    static const struct eb_migration bad[] = {{4, "CREATE TABLE four(a); NONSENSE"}, {0, NULL}};
+        {3, "CREATE TABLE three(a)"}, {4, "ALTER TABLE three ADD COLUMN b"}, {0, NULL}};
+    static const struct eb_migration bad[] = {{5, "CREATE TABLE five(a); NONSENSE"}, {0, NULL}};
     sqlite3 *db;
     int version = 0;
 
     fx_open(fx);
     fx_close(fx);
     assert_int_equal(eb_db_open(fx->path, NULL, EB_DB_WRITE, &db, &fx->err), 0);
-    assert_int_equal(eb_schema_migrate(db, good, 4), 0);
+    assert_int_equal(eb_schema_migrate(db, good, 5), 0);
     assert_int_equal(eb_schema_version(db, &version), 0);
-    assert_int_equal(version, 4);
-    assert_int_equal(eb_sql_exec(db, "SELECT a, b FROM two"), 0);
-    assert_true(eb_schema_migrate(db, bad, 5) < 0);
+    assert_int_equal(version, 5);
+    assert_int_equal(eb_sql_exec(db, "SELECT a, b FROM three"), 0);
+    assert_true(eb_schema_migrate(db, bad, 6) < 0);
     assert_int_equal(eb_schema_version(db, &version), 0);
-    assert_int_equal(version, 4);
-    assert_true(eb_sql_exec(db, "SELECT a FROM four") < 0);
+    assert_int_equal(version, 5);
+    assert_true(eb_sql_exec(db, "SELECT a FROM five") < 0);
     assert_int_equal(eb_schema_migrate(db, good, 9), -EINVAL);
     sqlite3_close(db);
 }
