@@ -78,6 +78,7 @@ int eb_fail(struct eb_error *err, enum eb_code code, const char *fmt, ...)
         text[whole_points(text, sizeof(text) - 1)] = '\0';
     err->code = code;
     err->index = -1;
+    err->has_last_seq = false;
     memcpy(err->message, text, strlen(text) + 1);
     return -1;
 }

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* X(symbol, name on the wire, HTTP status, title for problem+json) */
 #define EB_CODES(X)                                                                                \
@@ -42,7 +43,10 @@ enum eb_code {
 
 struct eb_error {
     enum eb_code code;
-    int index;         /* the refused member of a batch, from 0; -1: not a batch */
+    int index; /* the refused member of a batch, from 0; -1: not a batch */
+    bool
+        has_last_seq; /* EB_CONFLICT of an expected_last_seq: which one it is; eb_fail takes it back */
+    uint64_t last_seq;
     char message[240]; /* UTF-8, one sentence; bad input is quoted escaped and cut */
 };
 

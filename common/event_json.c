@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "common/event_ask.h"
 #include "common/text.h"
 #include "common/topic.h"
 #include "common/uuid.h"
@@ -35,6 +36,9 @@ enum member {
     HEADERS,
     MESSAGE_ID,
     TTL,
+    EXPECTED_LAST_SEQ,
+    DELIVER_AT,
+    DELAY,
     MEMBER_COUNT
 };
 
@@ -53,6 +57,9 @@ static const struct {
     [HEADERS] = MEMBER("headers"),
     [MESSAGE_ID] = MEMBER("message_id"),
     [TTL] = MEMBER("ttl"),
+    [EXPECTED_LAST_SEQ] = MEMBER("expected_last_seq"),
+    [DELIVER_AT] = MEMBER("deliver_at"),
+    [DELAY] = MEMBER("delay"),
 #undef MEMBER
 };
 
@@ -246,6 +253,9 @@ int eb_draft_from_json(struct eb_draft *draft, struct eb_draft_memory *memory, s
         return eb_fail(err, EB_UNAVAILABLE, "out of memory");
     if (with_ttl && eb_ttl_from_json(&draft->ttl, json, found[TTL], err) < 0)
         return -1;
+    if (eb_asks_from_tokens(draft, json, found[EXPECTED_LAST_SEQ], found[DELIVER_AT], found[DELAY],
+                            err) < 0)
+        return -1;
     return eb_draft_check(draft, limits, err);
 }
 
@@ -296,6 +306,11 @@ int eb_draft_check(const struct eb_draft *draft, const struct eb_event_limits *l
     if (draft->ttl != EB_TTL_UNSET && (draft->ttl < 0 || draft->ttl > EB_TTL_MAX))
         return eb_fail(err, EB_INVALID_REQUEST, "ttl must be from 0 to %lld seconds",
                        (long long)EB_TTL_MAX);
+    if (draft->has_expected && draft->deliver_at_ms != 0)
+        return eb_fail(
+            err, EB_INVALID_REQUEST,
+            "an expected last seq and a time to deliver at are both given: the condition "
+            "could only be judged then");
     return check_content_type(draft, err);
 }
 

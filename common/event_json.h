@@ -21,7 +21,7 @@ void eb_draft_memory_finish(struct eb_draft_memory *memory);
 
 /**
  * Read the members of `data` (2.1) at token @obj into @draft: topic, payload, payload_encoding,
- * content_type, headers, message_id and, if @with_ttl, ttl. Checks kinds, sizes, topic and id, so that what
+ * content_type, headers, message_id, expected_last_seq, deliver_at, delay and, if @with_ttl, ttl. Checks kinds, sizes, topic and id, so that what
  * comes out may be stored; a '$' topic is EB_FORBIDDEN, an absent ttl EB_TTL_UNSET.
  * The draft borrows from @json and @memory. 0, or -1 with @err.
  */

@@ -66,6 +66,8 @@ uint64_t eb_bus_visible(struct eb_bus *bus);
 
 /* ---- publish ---- */
 
+#define EB_REPLY_TTL 60 /* seconds */
+
 /*
  * A publish from draft to answer. Made by eb_publish_create, completed by `done` on the committing thread,
  * destroyed by whoever wants its result last.
@@ -80,6 +82,7 @@ struct eb_publish {
     uint8_t id_len;
     struct eb_event *event1; /* storage of the usual count 1 */
     struct eb_op_result result1;
+    struct eb_op_ask ask1;
 };
 /**
  * Room for up to @max events. NULL when out of memory. Then eb_publish_add for each draft, then
@@ -92,7 +95,9 @@ struct eb_publish *eb_publish_create(size_t max);
  */
 struct eb_publish *eb_publish_create_on(struct eb_session *session, size_t max);
 void eb_publish_destroy(struct eb_publish *publish);
-/** Check the draft, fill in default ttl and id, copy it. -1 with @err (its index is the member's for a batch). */
+/**
+ * Check the draft, fill in default ttl and id, copy it. A time to deliver at that is over means now; topics whose first
+ * word is _reply have a ttl of EB_REPLY_TTL, whatever was asked. -1 with @err (its index is the member's for a batch). */
 int eb_publish_add(struct eb_bus *bus, struct eb_publish *publish, const struct eb_draft *draft,
                    struct eb_error *err);
 /** Submit. From then on @publish belongs to the store until `done`. An empty batch completes like any other. */

@@ -522,7 +522,7 @@ static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
 static void take_publish(struct eb_bus *bus, struct eb_dispatch *d, struct eb_op *op)
 {
     for (uint32_t i = 0; op->err.code == EB_OK && i < op->count; i++) {
-        if (op->results[i].duplicate)
+        if (op->results[i].duplicate || op->results[i].scheduled)
             continue;
         if (d->count == EB_SEGMENT_EVENTS)
             flush_segment(bus, d);
@@ -544,7 +544,7 @@ void eb_dispatch_committed(void *ctx, struct eb_op *ops)
             eb_bus_settle(bus);
             continue;
         }
-        if (op->kind == EB_OP_PUBLISH)
+        if (op->kind == EB_OP_PUBLISH || op->kind == EB_OP_DUE)
             take_publish(bus, d, op);
         *d->done_end = op;
         d->done_end = &op->next;

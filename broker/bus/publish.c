@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "broker/bus/internal.h"
+#include "common/clock.h"
 #include "common/uuid.h"
 
 #define BLOCK_MAX 64
@@ -45,6 +46,7 @@ static void init(struct publish *publish, size_t max, struct eb_block *block)
     pub->op.kind = EB_OP_PUBLISH;
     pub->op.events = &pub->event1;
     pub->op.results = &pub->result1;
+    pub->op.asks = NULL;
     pub->op.err.code = EB_OK;
     pub->op.err.index = -1;
     pub->op.err.message[0] = '\0';
@@ -152,9 +154,42 @@ void eb_publish_destroy(struct eb_publish *pub)
     if (publish->max > 1) {
         free(pub->op.events);
         free(pub->op.results);
+        free((void *)pub->op.asks);
     }
     eb_session_unref(pub->session);
     free(publish);
+}
+
+static bool is_reply(const struct eb_draft *draft)
+{
+    static const char word[] = "_reply";
+    const size_t len = sizeof(word) - 1;
+    return draft->topic_len >= len && memcmp(draft->topic, word, len) == 0 &&
+           (draft->topic_len == len || draft->topic[len] == '.');
+}
+
+/* What the draft asks beside, for the member that comes next. -1 with @err. */
+static int ask(struct eb_bus *bus, struct eb_publish *pub, const struct eb_draft *draft,
+               struct eb_error *err)
+{
+    struct publish *publish = outer(pub);
+    struct eb_op_ask *asks = (struct eb_op_ask *)pub->op.asks;
+    if (draft->deliver_at_ms != 0 && eb_store_in_memory(bus->store))
+        return eb_fail(err, EB_INVALID_REQUEST,
+                       "with storage = memory no event can wait until it is due: leave out "
+                       "deliver_at and delay, or give the broker a file");
+    if (asks == NULL) {
+        asks = publish->max > 1 ? calloc(publish->max, sizeof(*asks)) : &pub->ask1;
+        if (asks == NULL)
+            return eb_fail(err, EB_INTERNAL, "out of memory");
+        pub->op.asks = asks;
+    }
+    asks[pub->op.count] = (struct eb_op_ask){
+        .has_expected = draft->has_expected,
+        .expected = draft->expected,
+        .due_ms = draft->deliver_at_ms > eb_wall_ms() ? draft->deliver_at_ms : 0,
+    };
+    return 0;
 }
 
 int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_draft *draft,
@@ -176,6 +211,10 @@ int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_d
         eb_fail(err, EB_INVALID_REQUEST, "ttl is negative; 0 means no expiry");
         goto refused;
     }
+    if (is_reply(draft))
+        copy.ttl = EB_REPLY_TTL;
+    if ((draft->has_expected || draft->deliver_at_ms != 0) && ask(bus, pub, draft, err) < 0)
+        goto refused;
     if (!copy.has_id) {
         eb_uuid_v7(copy.id);
         copy.has_id = true;
@@ -203,7 +242,7 @@ static void publish_done(struct eb_op *op)
     size_t bytes = outer(pub)->bytes;
     uint64_t stored = 0;
     for (uint32_t i = 0; op->err.code == EB_OK && i < op->count; i++)
-        stored += !op->results[i].duplicate;
+        stored += !op->results[i].duplicate && !op->results[i].scheduled;
     if (!pub->batch)
         op->err.index = -1; /* the store counts members, a single event is none */
     if (op->err.code == EB_OK)

@@ -277,8 +277,8 @@ struct framing {
 /* Does a header of this name say something of the event: Event-*, Idempotency-Key, ce-*, tracing? Most requests have none. */
 static bool names_event(const char *key)
 {
-    static const char *const beginnings[] = {"ce-", "event-", "idempotency-key", "trace",
-                                             "baggage"};
+    static const char *const beginnings[] = {"ce-",   "event-",  "idempotency-key",
+                                             "trace", "baggage", "expected-last-seq"};
     for (size_t i = 0; i < sizeof(beginnings) / sizeof(*beginnings); i++)
         if ((key[0] | 0x20) == beginnings[i][0] &&
             strncasecmp(key, beginnings[i], strlen(beginnings[i])) == 0)

@@ -28,6 +28,8 @@ void eb_problem_write(struct eb_buf *out, const struct eb_error *err)
     eb_buf_printf(out, ",\"code\":\"%s\"", eb_code_name(err->code));
     if (err->index >= 0)
         eb_buf_printf(out, ",\"index\":%d", err->index);
+    if (err->has_last_seq)
+        eb_buf_printf(out, ",\"last_seq\":%llu", (unsigned long long)err->last_seq);
     eb_buf_str(out, "}\n");
 }
 

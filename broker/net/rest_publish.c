@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/event_ask.h"
 #include "common/text.h"
 #include "common/uuid.h"
 
@@ -225,6 +226,41 @@ static int header_ttl(struct eb_http_request *request, int64_t *ret, struct eb_e
     return 0;
 }
 
+/* What is asked beside: Expected-Last-Seq, Event-Deliver-At, Event-Delay. */
+static const struct {
+    const char *name;
+    int (*read)(struct eb_draft *, const char *, const char *, size_t, struct eb_error *);
+} ASKS[] = {{"Expected-Last-Seq", eb_ask_expected},
+            {"Event-Deliver-At", eb_ask_deliver_at},
+            {"Event-Delay", eb_ask_delay}};
+#define ASK_COUNT (sizeof(ASKS) / sizeof(ASKS[0]))
+
+static int header_asks(struct eb_http_request *request, struct eb_draft *draft,
+                       struct eb_error *err)
+{
+    for (size_t i = 0; request->names_event && i < ASK_COUNT; i++) {
+        size_t len;
+        const char *value = eb_http_header(request, ASKS[i].name, &len);
+        if (value && ASKS[i].read(draft, ASKS[i].name, value, len, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Where each event says it by itself a header would be passed over: better refused. */
+static int no_header_asks(struct eb_http_request *request, struct eb_error *err)
+{
+    for (size_t i = 0; request->names_event && i < ASK_COUNT; i++) {
+        size_t len;
+        if (eb_http_header(request, ASKS[i].name, &len))
+            return eb_fail(err, EB_INVALID_REQUEST,
+                           "%s goes with one event as the body: in JSON each event has a member "
+                           "for it (expected_last_seq, deliver_at, delay)",
+                           ASKS[i].name);
+    }
+    return 0;
+}
+
 /* Event-Id, else Idempotency-Key (whose draft quotes its value). */
 static int header_id(struct eb_http_request *request, struct eb_draft *draft,
                      struct eb_headers *headers, struct eb_error *err)
@@ -301,6 +337,8 @@ static int publish_raw(struct eb_http_request *request, struct eb_publish *publi
     raw_content_type(request, &draft);
     int rc = header_ttl(request, &draft.ttl, err);
     if (rc == 0)
+        rc = header_asks(request, &draft, err);
+    if (rc == 0)
         rc = collect_headers(request, &event.memory.headers, binary ? &core : NULL, err);
     if (rc == 0 && binary) {
         rc = eb_ce_finish_core(&core, &event, topic, topic_len, &draft, err);
@@ -328,13 +366,21 @@ static int publish_structured(struct eb_http_request *request, struct eb_publish
     if (rc == 0)
         rc = header_ttl(request, &draft.ttl, err);
     if (rc == 0)
+        rc = header_asks(request, &draft, err);
+    if (rc == 0)
         rc = add(request, publish, &event.memory.headers, &draft, err);
     eb_cloudevent_finish(&event);
     return rc;
 }
 
+/* Nothing is said around an event. */
+#define NOTHING                                                                                    \
+    {                                                                                              \
+        .ttl = EB_TTL_UNSET                                                                        \
+    }
+
 static int publish_member(struct eb_http_request *request, struct eb_publish *publish,
-                          struct eb_json *json, uint32_t tok, int64_t batch_ttl,
+                          struct eb_json *json, uint32_t tok, const struct eb_draft *outer,
                           struct eb_error *err)
 {
     struct eb_draft_memory memory;
@@ -345,8 +391,7 @@ static int publish_member(struct eb_http_request *request, struct eb_publish *pu
     eb_draft_memory_init(&memory);
     int rc = eb_draft_from_json(&draft, &memory, json, tok, true, limits_of(request), err);
     if (rc == 0) {
-        if (draft.ttl == EB_TTL_UNSET)
-            draft.ttl = batch_ttl;
+        eb_asks_default(&draft, outer);
         rc = eb_publish_add(request->net->bus, publish, &draft, err);
     }
     eb_draft_memory_finish(&memory);
@@ -372,7 +417,7 @@ static uint32_t count_members(const struct eb_json *json, uint32_t array)
 
 /* Members of a JSON array, as events of ours or CloudEvents. */
 static int publish_array(struct eb_http_request *request, struct eb_json *json, uint32_t array,
-                         bool cloudevents, int64_t ttl, struct eb_publish **ret,
+                         bool cloudevents, const struct eb_draft *outer, struct eb_publish **ret,
                          struct eb_error *err)
 {
     uint32_t count = count_members(json, array);
@@ -385,7 +430,7 @@ static int publish_array(struct eb_http_request *request, struct eb_json *json, 
     for (uint32_t tok = array + 1; tok < json->tokens[array].next;
          tok = json->tokens[tok].next, index++) {
         int rc = cloudevents ? publish_structured(request, *ret, json, tok, NULL, 0, err)
-                             : publish_member(request, *ret, json, tok, ttl, err);
+                             : publish_member(request, *ret, json, tok, outer, err);
         if (rc < 0) {
             err->index = index;
             return -1;
@@ -397,7 +442,9 @@ static int publish_array(struct eb_http_request *request, struct eb_json *json, 
 static int publish_json(struct eb_http_request *request, struct eb_json *json,
                         struct eb_publish **ret, struct eb_error *err)
 {
-    int64_t ttl;
+    struct eb_draft outer = NOTHING;
+    if (no_header_asks(request, err) < 0)
+        return -1;
     if (eb_json_parse(json, request->body.data ? request->body.data : "", request->body.len, err) <
         0)
         return -1;
@@ -408,13 +455,13 @@ static int publish_json(struct eb_http_request *request, struct eb_json *json,
     uint32_t messages = eb_json_member(json, 0, "messages");
     if (!messages) {
         *ret = new_publish(1, false, err);
-        return *ret ? publish_member(request, *ret, json, 0, EB_TTL_UNSET, err) : -1;
+        return *ret ? publish_member(request, *ret, json, 0, &outer, err) : -1;
     }
     if (json->tokens[messages].type != EB_JSON_ARRAY)
         return eb_fail(err, EB_INVALID_REQUEST, "messages must be an array of events");
-    if (eb_ttl_from_json(&ttl, json, eb_json_member(json, 0, "ttl"), err) < 0)
+    if (eb_asks_from_json(&outer, json, 0, err) < 0)
         return -1;
-    return publish_array(request, json, messages, false, ttl, ret, err);
+    return publish_array(request, json, messages, false, &outer, ret, err);
 }
 
 static bool blank(const char *line, size_t len)
@@ -448,15 +495,18 @@ static int publish_ndjson(struct eb_http_request *request, struct eb_json *json,
     const char *line;
     while (next_line(&request->body, &at, &line, &len))
         count++;
+    if (no_header_asks(request, err) < 0)
+        return -1;
     if (check_count(request, count, err) < 0)
         return -1;
     *ret = new_publish(count, true, err);
     if (!*ret)
         return -1;
     at = 0;
+    const struct eb_draft outer = NOTHING;
     for (int index = 0; next_line(&request->body, &at, &line, &len); index++) {
         if (eb_json_parse(json, line, len, err) < 0 ||
-            publish_member(request, *ret, json, 0, EB_TTL_UNSET, err) < 0) {
+            publish_member(request, *ret, json, 0, &outer, err) < 0) {
             err->index = index;
             return -1;
         }
@@ -474,7 +524,7 @@ static int publish_cloudevents(struct eb_http_request *request, struct eb_json *
     if (batch) {
         if (json->tokens[0].type != EB_JSON_ARRAY)
             return eb_fail(err, EB_INVALID_REQUEST, "a batch of CloudEvents must be a JSON array");
-        return publish_array(request, json, 0, true, EB_TTL_UNSET, ret, err);
+        return publish_array(request, json, 0, true, NULL, ret, err);
     }
     *ret = new_publish(1, false, err);
     return *ret ? publish_structured(request, *ret, json, 0, topic, topic_len, err) : -1;
@@ -484,14 +534,36 @@ static int publish_cloudevents(struct eb_http_request *request, struct eb_json *
 
 static void write_result(struct eb_buf *out, const struct eb_publish *publish, uint32_t i)
 {
+    const struct eb_op_result *result = &publish->op.results[i];
     char id[EB_UUID_TEXT + 1];
     eb_uuid_format(id, publish->op.events[i]->id);
-    eb_buf_str(out, "{\"seq\":");
-    eb_json_write_u64(out, publish->op.results[i].seq);
+    if (result->scheduled) {
+        eb_buf_str(out, "{\"scheduled\":true");
+    } else {
+        eb_buf_str(out, "{\"seq\":");
+        eb_json_write_u64(out, result->seq);
+    }
     eb_buf_str(out, ",\"message_id\":\"");
     eb_buf_add(out, id, EB_UUID_TEXT);
-    eb_buf_str(out, publish->op.results[i].duplicate ? "\",\"duplicate\":true}"
-                                                     : "\",\"duplicate\":false}");
+    eb_buf_str(out, result->duplicate ? "\",\"duplicate\":true" : "\",\"duplicate\":false");
+    if (result->scheduled &&
+        !result->duplicate) /* a duplicate's is the first one's, which may be another */
+        eb_buf_printf(out, ",\"deliver_at\":%lld", (long long)publish->op.asks[i].due_ms);
+    eb_buf_add(out, "}", 1);
+}
+
+/* 201: one is new in the log; else 202: one is new and waits until it is due; else 200. */
+static unsigned status_of(const struct eb_publish *publish)
+{
+    unsigned status = 200;
+    for (uint32_t i = 0; i < publish->op.count; i++) {
+        const struct eb_op_result *result = &publish->op.results[i];
+        if (!result->duplicate && !result->scheduled)
+            return 201;
+        if (!result->duplicate)
+            status = 202;
+    }
+    return status;
 }
 
 static enum MHD_Result answer(struct eb_http_request *request)
@@ -500,19 +572,16 @@ static enum MHD_Result answer(struct eb_http_request *request)
     if (publish->op.err.code != EB_OK)
         return eb_http_fail(request, &publish->op.err);
     struct eb_buf body = EB_BUF_INIT;
-    unsigned status = 200;
     if (publish->batch)
         eb_buf_str(&body, "{\"results\":[");
     for (uint32_t i = 0; i < publish->op.count; i++) {
         if (i > 0)
             eb_buf_add(&body, ",", 1);
         write_result(&body, publish, i);
-        if (!publish->op.results[i].duplicate)
-            status = 201;
     }
     if (publish->batch)
         eb_buf_str(&body, "]}");
-    return eb_http_json(request, status, &body);
+    return eb_http_json(request, status_of(publish), &body);
 }
 
 /* On the committing thread. */

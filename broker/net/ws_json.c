@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "broker/net/ws_internal.h"
+#include "common/event_ask.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "common/uuid.h"
@@ -89,6 +90,8 @@ static void answer_error(struct eb_ws_conn *conn, struct id id, const struct eb_
     eb_json_write_string(&buf, err->message, strlen(err->message));
     if (err->index >= 0)
         eb_buf_printf(&buf, ",\"index\":%d", err->index);
+    if (err->has_last_seq)
+        eb_buf_printf(&buf, ",\"last_seq\":%llu", (unsigned long long)err->last_seq);
     send_answer(conn, &buf, id);
 }
 
@@ -116,8 +119,12 @@ static struct id kept_id(const char *room, uint8_t room_len)
 
 static char *put_result(char *at, const struct eb_publish *publish, uint32_t i)
 {
-    at = PUT(at, "\"seq\":");
-    at = eb_json_put_u64(at, publish->op.results[i].seq);
+    if (publish->op.results[i].scheduled) {
+        at = PUT(at, "\"scheduled\":true");
+    } else {
+        at = PUT(at, "\"seq\":");
+        at = eb_json_put_u64(at, publish->op.results[i].seq);
+    }
     at = PUT(at, ",\"message_id\":\"");
     eb_uuid_format(at, publish->op.events[i]->id);
     at += EB_UUID_TEXT;
@@ -198,9 +205,10 @@ static void drop_publish(struct eb_publish *publish)
     eb_publish_destroy(publish);
 }
 
-/* One event at token @obj, with @ttl where it has none of its own. */
+/* One event at token @obj; what it has not of its own it has from @outer. */
 static int add_event(struct eb_ws_conn *conn, struct eb_ws_parser *parser,
-                     struct eb_publish *publish, uint32_t obj, int64_t ttl, struct eb_error *err)
+                     struct eb_publish *publish, uint32_t obj, const struct eb_draft *outer,
+                     struct eb_error *err)
 {
     struct eb_bus *bus = conn->side->bus;
     struct eb_draft draft = {0};
@@ -208,8 +216,7 @@ static int add_event(struct eb_ws_conn *conn, struct eb_ws_parser *parser,
     if (eb_draft_from_json(&draft, &parser->memory, &parser->json, obj, true,
                            &eb_bus_config(bus)->limits, err) < 0)
         return -1;
-    if (draft.ttl == EB_TTL_UNSET)
-        draft.ttl = ttl;
+    eb_asks_default(&draft, outer);
     return eb_publish_add(bus, publish, &draft, err);
 }
 
@@ -239,8 +246,8 @@ static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, str
 {
     const struct eb_json *json = &parser->json;
     uint32_t data = eb_json_member(json, 0, "data");
+    struct eb_draft outer;
     struct eb_error err;
-    int64_t ttl;
 
     if (!data || json->tokens[data].type != EB_JSON_OBJECT) {
         eb_fail(&err, EB_INVALID_REQUEST,
@@ -248,14 +255,14 @@ static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, str
         answer_error(conn, id, &err);
         return;
     }
-    if (eb_ttl_from_json(&ttl, json, eb_json_member(json, 0, "ttl"), &err) < 0) {
+    if (eb_asks_from_json(&outer, json, 0, &err) < 0) {
         answer_error(conn, id, &err);
         return;
     }
     struct eb_publish *publish = make_publish(conn, id, 1);
     if (!publish)
         return;
-    if (add_event(conn, parser, publish, data, ttl, &err) < 0) {
+    if (add_event(conn, parser, publish, data, &outer, &err) < 0) {
         err.index = -1;
         answer_error(conn, id, &err);
         drop_publish(publish);
@@ -275,7 +282,7 @@ static int count_members(const struct eb_json *json, uint32_t array)
 
 /* The array `messages`, checked as a whole. 0, or -1 with @err. */
 static int batch_check(struct eb_ws_conn *conn, const struct eb_json *json, uint32_t *ret_array,
-                       size_t *ret_count, int64_t *ret_ttl, struct eb_error *err)
+                       size_t *ret_count, struct eb_draft *ret_outer, struct eb_error *err)
 {
     size_t max = eb_bus_config(conn->side->bus)->max_batch;
     uint32_t array = eb_json_member(json, 0, "messages");
@@ -286,7 +293,7 @@ static int batch_check(struct eb_ws_conn *conn, const struct eb_json *json, uint
     if (count > max)
         return eb_fail(err, EB_LIMIT_EXCEEDED, "a batch of %zu events; at most %zu are allowed",
                        count, max);
-    if (eb_ttl_from_json(ret_ttl, json, eb_json_member(json, 0, "ttl"), err) < 0)
+    if (eb_asks_from_json(ret_outer, json, 0, err) < 0)
         return -1;
     *ret_array = array;
     *ret_count = count;
@@ -298,11 +305,11 @@ static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parse
     const struct eb_json *json = &parser->json;
     struct eb_error err;
     uint32_t array = 0;
+    struct eb_draft outer;
     size_t count = 0;
-    int64_t ttl = EB_TTL_UNSET;
     int index = 0;
 
-    if (batch_check(conn, json, &array, &count, &ttl, &err) < 0) {
+    if (batch_check(conn, json, &array, &count, &outer, &err) < 0) {
         answer_error(conn, id, &err);
         return;
     }
@@ -312,7 +319,7 @@ static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parse
     publish->batch = true;
     for (uint32_t i = array + 1; i < json->tokens[array].next; i = json->tokens[i].next, index++) {
         int rc = json->tokens[i].type == EB_JSON_OBJECT
-                     ? add_event(conn, parser, publish, i, ttl, &err)
+                     ? add_event(conn, parser, publish, i, &outer, &err)
                      : eb_fail(&err, EB_INVALID_REQUEST, "a member of \"messages\" is no object");
         if (rc < 0) {
             err.index = index;
