@@ -46,6 +46,8 @@ struct eb_bus_config {
     size_t
         max_open_bytes; /* per session: events submitted and not yet done (eb_session_wait_room); 0: no bound */
     bool auto_ack;
+    unsigned max_consumers; /* durable ones, consumers.h; 0: 1,000 */
+    bool retention_holds;   /* age and size delete nothing that a consumer has not done yet */
 };
 
 /** @store is open and not yet started; the bus starts it with its own hooks. */
@@ -176,6 +178,8 @@ struct eb_subscribe {
     bool replay; /* starting_seq was given */
     uint64_t starting_seq;
     bool pending_only;
+    bool
+        resumes; /* it was there before: what was deleted from starting_seq on is a gap, also from 1 */
     bool has_epoch; /* the epoch text as the client gave it */
     char epoch[40];
     /* results */
@@ -258,7 +262,15 @@ int eb_session_wait_room(struct eb_session *session, unsigned max_open, size_t m
 
 struct eb_read {
     struct eb_read *next; /* the pool's */
-    enum { EB_READ_PAGE, EB_READ_EVENT, EB_READ_TOPICS, EB_READ_DEAD } kind;
+    enum {
+        EB_READ_PAGE,
+        EB_READ_EVENT,
+        EB_READ_TOPICS,
+        EB_READ_DEAD,      /* dead letters of `consumer` from `from` on, as events */
+        EB_READ_DEAD_SEQS, /* the same as seqs; with `seqs`: which of those it has */
+        EB_READ_EVENTS,    /* those of `seqs` */
+        EB_READ_FIRST_AT,  /* the first seq of time_ms or later */
+    } kind;
     /* page: the same rules as a subscription's replay, gaps included */
     struct eb_pattern *patterns;
     size_t count;
@@ -267,7 +279,10 @@ struct eb_read {
     size_t limit, max_bytes;
     bool has_epoch;
     char epoch[40];
-    const char *after; /* topics */
+    const char *after;    /* topics */
+    const uint64_t *seqs; /* events, dead_seqs; borrowed until done */
+    size_t seq_count;
+    int64_t time_ms;
     /* results */
     struct eb_error err;
     struct eb_page page;
@@ -277,7 +292,12 @@ struct eb_read {
     size_t topic_count;
     struct eb_event **dead; /* dead letters that wait for redrive, rising; their list is malloc'd */
     size_t dead_count;
-    uint64_t dead_next;                 /* first seq of the list not looked at; 0: that was all */
+    uint64_t dead_next;       /* first seq of the list not looked at; 0: that was all */
+    uint64_t *dead_seqs;      /* dead_count of them, malloc'd */
+    struct eb_event **events; /* as many as looked_at, NULL with errs[i] < 0 (eb_reader_events) */
+    int *errs;
+    size_t looked_at;
+    uint64_t first_seq;
     void (*done)(struct eb_read *read); /* on a reader thread, no lock held */
     void *user;
 };

@@ -72,8 +72,8 @@ int eb_consumer_name_check(const char *name, size_t len, struct eb_error *err);
  * seconds may have a fraction. -1 with @err, which names the member and what would be right. The URL's host and the
  * secret's form are the transport's to judge (eb_push_ops.check).
  */
-int eb_consumer_settings_read(struct eb_consumer_settings *ret, const struct eb_json *json,
-                              uint32_t obj, struct eb_error *err);
+int eb_consumer_settings_read(struct eb_consumer_settings *ret, struct eb_json *json, uint32_t obj,
+                              struct eb_error *err);
 /** As a JSON object that eb_consumer_settings_read takes; all members. Without @secret it is shown as "secret":true. */
 void eb_consumer_settings_write(struct eb_buf *out, const struct eb_consumer_settings *settings,
                                 bool secret);

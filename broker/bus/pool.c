@@ -133,7 +133,10 @@ static void do_read(struct eb_bus *bus, struct eb_reader *reader, struct eb_read
     case EB_READ_TOPICS:
         rc = read_topics(reader, read);
         break;
+    case EB_READ_EVENTS:
+    case EB_READ_FIRST_AT:
     case EB_READ_DEAD:
+    case EB_READ_DEAD_SEQS:
         rc = -EOPNOTSUPP; /* nothing makes dead letters yet */
         break;
     }

@@ -176,6 +176,8 @@ static void subscribe_at_place(struct eb_op *op)
     if (replay)
         eb_bus_start_rule(bus, subscribe->has_epoch ? subscribe->epoch : NULL,
                           subscribe->starting_seq, last, &start);
+    if (subscribe->resumes && !start.epoch_gap)
+        start.all_there_is = false;
     bool entered = enter(subscribe, session, sub);
     subscribe->done(subscribe); /* may free it */
     eb_bus_settle(bus);         /* the `ok` is in the queue now (step 3) */

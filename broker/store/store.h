@@ -114,7 +114,8 @@ struct eb_op {
      * log), EB_UNAVAILABLE. State: EB_STORAGE_FULL (at the real end of the disk), EB_UNAVAILABLE. A fence always works.
      */
     struct eb_error err;
-    uint64_t last_seq; /* the log's last seq at the op's place in the order */
+    uint64_t
+        last_seq; /* the log's last seq at the op's place in the order; `collect` finds it set */
     /*
      * Called exactly once, by the thread that holds the commit lock, after the commit (or its failure).
      * May free the op. Must not block, nor submit and wait; submitting is allowed.
