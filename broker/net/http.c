@@ -214,6 +214,7 @@ void eb_net_completed(struct eb_net *net, struct MHD_Connection *connection, voi
     eb_peer_enter(request->peer, EB_PEER_HEAD);
     if (request->peer)
         request->peer->request = NULL;
+    request->sent = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     eb_http_free(request);
 }
 
@@ -224,10 +225,9 @@ static enum eb_method method_of(const char *method)
     static const struct {
         const char *name;
         enum eb_method method;
-    } names[] = {{"GET", EB_METHOD_GET},
-                 {"HEAD", EB_METHOD_HEAD},
-                 {"POST", EB_METHOD_POST},
-                 {"OPTIONS", EB_METHOD_OPTIONS}};
+    } names[] = {{"GET", EB_METHOD_GET},       {"HEAD", EB_METHOD_HEAD},
+                 {"POST", EB_METHOD_POST},     {"PUT", EB_METHOD_PUT},
+                 {"DELETE", EB_METHOD_DELETE}, {"OPTIONS", EB_METHOD_OPTIONS}};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
         if (strcmp(method, names[i].name) == 0)
             return names[i].method;
@@ -351,7 +351,7 @@ static int begin(struct eb_http_request *request, const char *method)
     }
     if (request->websocket)
         return eb_auth_origin(request, err);
-    if (request->method == EB_METHOD_POST && request->route->post_begin)
+    if (request->method & (EB_METHOD_POST | EB_METHOD_PUT) && request->route->post_begin)
         return request->route->post_begin(request, err);
     return 0;
 }
@@ -495,7 +495,7 @@ static enum MHD_Result answer_options(struct eb_http_request *request)
         return answer_refused(request);
     }
     char allow[64];
-    eb_route_allow(star                 ? EB_METHOD_GET | EB_METHOD_POST
+    eb_route_allow(star ? EB_METHOD_GET | EB_METHOD_PUT | EB_METHOD_POST | EB_METHOD_DELETE
                    : request->websocket ? 0
                                         : request->route->methods,
                    allow);
@@ -523,9 +523,16 @@ static enum MHD_Result all_in(struct eb_http_request *request)
         return answer_refused(request);
     if (request->method == EB_METHOD_OPTIONS)
         return answer_options(request);
-    if (request->method == EB_METHOD_POST)
+    switch (request->method) {
+    case EB_METHOD_POST:
         return request->route->post(request);
-    return request->route->get(request);
+    case EB_METHOD_PUT:
+        return request->route->put(request);
+    case EB_METHOD_DELETE:
+        return request->route->remove(request);
+    default:
+        return request->route->get(request);
+    }
 }
 
 /* The request ends here; from now on the WebSocket side owns the connection. */

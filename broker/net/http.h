@@ -31,6 +31,8 @@ enum eb_method {
     EB_METHOD_POST = 4,
     EB_METHOD_OPTIONS = 8,
     EB_METHOD_OTHER = 16,
+    EB_METHOD_PUT = 32,
+    EB_METHOD_DELETE = 64,
 };
 
 /* ---- policy: who may, swapped whole by eb_net_reconfigure (auth.c) ---- */
@@ -105,7 +107,9 @@ struct eb_route {
     bool page;        /* only when pages are served */
     enum MHD_Result (*get)(struct eb_http_request *request);
     enum MHD_Result (*post)(struct eb_http_request *request);
-    /* POST: headers are in, the body is not. Sets body_limit. -1 with @err. */
+    enum MHD_Result (*put)(struct eb_http_request *request);
+    enum MHD_Result (*remove)(struct eb_http_request *request); /* DELETE */
+    /* POST, PUT: headers are in, the body is not. Sets body_limit. -1 with @err. */
     int (*post_begin)(struct eb_http_request *request, struct eb_error *err);
 };
 /** Find the route of a raw path; NULL if there is none. @ret_segment: what "{}" stood for. */
@@ -147,6 +151,7 @@ struct eb_http_request {
     const char *segment; /* raw */
     size_t segment_len;
     bool begun, whole, dispatched, websocket, has_body, drain, linger, counted;
+    bool sent;               /* the socket has taken the whole answer; known to job_free */
     struct eb_error refused; /* code EB_OK: not refused */
     struct eb_buf body;
     size_t body_limit, received;

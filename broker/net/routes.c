@@ -55,6 +55,7 @@ const struct eb_route *eb_route_find(const char *path, bool pages, const char **
 
 void eb_route_allow(unsigned methods, char out[64])
 {
-    snprintf(out, 64, "%s%sOPTIONS", methods & EB_METHOD_GET ? "GET, HEAD, " : "",
-             methods & EB_METHOD_POST ? "POST, " : "");
+    snprintf(out, 64, "%s%s%s%sOPTIONS", methods & EB_METHOD_GET ? "GET, HEAD, " : "",
+             methods & EB_METHOD_PUT ? "PUT, " : "", methods & EB_METHOD_POST ? "POST, " : "",
+             methods & EB_METHOD_DELETE ? "DELETE, " : "");
 }

@@ -159,6 +159,16 @@ static void routes_match_whole_paths(void **state)
     assert_null(eb_route_find("/", false, &segment, &len));
 }
 
+/* The longest list of methods fits, and HEAD stands beside GET. */
+static void allow_names_the_methods(void **state)
+{
+    char allow[64];
+    eb_route_allow(EB_METHOD_GET | EB_METHOD_POST | EB_METHOD_PUT | EB_METHOD_DELETE, allow);
+    assert_string_equal(allow, "GET, HEAD, PUT, POST, DELETE, OPTIONS");
+    eb_route_allow(EB_METHOD_DELETE, allow);
+    assert_string_equal(allow, "DELETE, OPTIONS");
+}
+
 static int finish(void **state)
 {
     eb_uri_finish(&uri);
@@ -176,6 +186,7 @@ int main(void)
         cmocka_unit_test(numbers_are_exact),
         cmocka_unit_test(patterns_say_how_to_write_a_hash),
         cmocka_unit_test(routes_match_whole_paths),
+        cmocka_unit_test(allow_names_the_methods),
     };
     return cmocka_run_group_tests_name("uri", tests, NULL, finish);
 }
