@@ -162,6 +162,8 @@ int eb_consumer_attach(struct eb_bus *bus, const char *name, const struct eb_wor
                        void *user, uint32_t max_inflight, int64_t until_ms, bool pushes,
                        struct eb_consumer_worker **ret, struct eb_error *err);
 void eb_consumer_begin(struct eb_consumer_worker *worker);
+/** Another max_inflight, from the next delivery on; what is out with it stays so. Any thread, as worker_room. */
+void eb_consumer_worker_limit(struct eb_consumer_worker *worker, uint32_t max_inflight);
 /** There is room again. Any thread, any lock of a lower rank than EB_RANK_CONSUMER may be held. */
 void eb_consumer_worker_room(struct eb_consumer_worker *worker);
 
@@ -171,7 +173,7 @@ enum eb_leave {
     EB_LEAVE_OUT, /* it stays out until it is answered or ack_wait is over (a fetch that was answered) */
 };
 /**
- * Detach; @worker is gone. No ops call begins after this returned, save when called from within one. Threads: any, no lock
+ * Detach; @worker is gone. No ops call runs when this has returned, nor begins, save when called from within one. Threads: any, no lock
  * held but the commit lock; from `released` too.
  */
 void eb_consumer_leave(struct eb_consumer_worker *worker, enum eb_leave how);
