@@ -205,6 +205,7 @@ static const char *kind_name(unsigned kind)
         [EB_BIN_UNSUBSCRIBE] = "unsubscribe",
         [EB_BIN_ACK] = "ack",
         [EB_BIN_PING] = "ping",
+        [EB_BIN_JSON_REQUEST] = "json_request",
     };
     return kind < sizeof(names) / sizeof(names[0]) ? names[kind] : "record";
 }
@@ -383,6 +384,18 @@ int eb_bin_read_call(const struct eb_bin_record *record, struct eb_bin_call *ret
     return judge(record, &body, needed, err);
 }
 
+int eb_bin_read_json(const struct eb_bin_record *record, uint64_t *ret_id,
+                     struct eb_bin_bytes *ret_text, struct eb_error *err)
+{
+    struct body body = body_of(record);
+
+    if (record->flags != 0 || record->small != 0)
+        return bad_flags(record, err);
+    *ret_id = take64(&body);
+    *ret_text = take_bytes(&body, left(&body));
+    return judge(record, &body, 0, err);
+}
+
 /* ---- what a broker says ---- */
 
 static void take_batch(struct body *body, unsigned flags, struct eb_bin_answer *ret)
@@ -466,6 +479,9 @@ int eb_bin_read_answer(const struct eb_bin_record *record, struct eb_bin_answer 
         break;
     case EB_BIN_GAP:
         take_gap(&body, record, ret);
+        break;
+    case EB_BIN_JSON:
+        ret->json = take_bytes(&body, left(&body));
         break;
     default:
         return 1;
@@ -594,6 +610,15 @@ void eb_bin_write_call(struct eb_buf *out, enum eb_bin_kind kind, const struct e
     if (ack && call->id_text.data)
         short_text(out, call->id_text.data, call->id_text.len);
     eb_bin_end(out, begin);
+}
+
+void eb_bin_write_json(struct eb_buf *out, enum eb_bin_kind kind, uint64_t id, const char *text,
+                       size_t len)
+{
+    char *p = whole(out, 8 + len, kind, 0, 0);
+
+    if (p)
+        put_bytes(put64(p, id), text, len);
 }
 
 void eb_bin_write_acks(struct eb_buf *out, uint64_t first_id, uint64_t first_seq, uint32_t count)

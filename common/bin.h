@@ -27,6 +27,7 @@ enum eb_bin_kind {
     EB_BIN_UNSUBSCRIBE = 0x04,
     EB_BIN_ACK = 0x05,
     EB_BIN_PING = 0x06,
+    EB_BIN_JSON_REQUEST = 0x07,
     EB_BIN_ACKS = 0x81,
     EB_BIN_PUBLISHED = 0x82,
     EB_BIN_BATCH = 0x83,
@@ -37,6 +38,7 @@ enum eb_bin_kind {
     EB_BIN_EVENT = 0x90,
     EB_BIN_LIVE = 0x91,
     EB_BIN_GAP = 0x92,
+    EB_BIN_JSON = 0x93,
 };
 
 /* Flags of an event's optional parts, in the order of their bytes. */
@@ -113,6 +115,10 @@ struct eb_bin_call {
 int eb_bin_read_call(const struct eb_bin_record *record, struct eb_bin_call *ret,
                      struct eb_error *err);
 
+/** A request in JSON: its id and its text, which nobody has looked at. @record must be of that kind. */
+int eb_bin_read_json(const struct eb_bin_record *record, uint64_t *ret_id,
+                     struct eb_bin_bytes *ret_text, struct eb_error *err);
+
 /* Everything a broker says but events: fields that the kind does not have are 0. */
 struct eb_bin_answer {
     uint64_t id;
@@ -128,6 +134,7 @@ struct eb_bin_answer {
     struct eb_bin_bytes pattern; /* live; gap: the first one, the others behind it as short texts */
     struct eb_bin_bytes reason;  /* gap, and below */
     uint64_t from_seq, to_seq;
+    struct eb_bin_bytes json; /* json: the whole text */
 };
 /** 0; 1 if the kind is none of these (to be passed over); -1 if it is too short for what it says. */
 int eb_bin_read_answer(const struct eb_bin_record *record, struct eb_bin_answer *ret);
@@ -147,6 +154,10 @@ void eb_bin_u32(struct eb_buf *out, uint32_t value);
 void eb_bin_u64(struct eb_buf *out, uint64_t value);
 /** subscribe, unsubscribe, ack or ping. */
 void eb_bin_write_call(struct eb_buf *out, enum eb_bin_kind kind, const struct eb_bin_call *call);
+
+/** A request in JSON, or with EB_BIN_JSON what a broker says so. */
+void eb_bin_write_json(struct eb_buf *out, enum eb_bin_kind kind, uint64_t id, const char *text,
+                       size_t len);
 
 void eb_bin_write_acks(struct eb_buf *out, uint64_t first_id, uint64_t first_seq, uint32_t count);
 void eb_bin_write_published(struct eb_buf *out, uint64_t id, uint64_t seq, const uint8_t uuid[16],

@@ -388,6 +388,18 @@ static int do_ping(struct turn *turn, const struct eb_bin_record *record, struct
     return 0;
 }
 
+/* What has no form of its own here: any request, as JSON would have it. */
+static int do_json(struct turn *turn, const struct eb_bin_record *record, struct eb_error *err)
+{
+    struct eb_bin_bytes text;
+    uint64_t id;
+
+    if (eb_bin_read_json(record, &id, &text, err) < 0)
+        return -1;
+    eb_ws_json_record(turn->conn, turn->parser, text.data, text.len, id);
+    return 0;
+}
+
 /* ---- the message ---- */
 
 static int (*const requests[])(struct turn *turn, const struct eb_bin_record *record,
@@ -395,6 +407,7 @@ static int (*const requests[])(struct turn *turn, const struct eb_bin_record *re
     [EB_BIN_PUBLISH] = do_publish,     [EB_BIN_PUBLISH_BATCH] = do_publish_batch,
     [EB_BIN_SUBSCRIBE] = do_subscribe, [EB_BIN_UNSUBSCRIBE] = do_request,
     [EB_BIN_ACK] = do_request,         [EB_BIN_PING] = do_ping,
+    [EB_BIN_JSON_REQUEST] = do_json,
 };
 #define REQUESTS (sizeof(requests) / sizeof(requests[0]))
 
@@ -405,7 +418,7 @@ static void carry_out(struct turn *turn, const struct eb_bin_record *record)
 
     if (record->kind >= REQUESTS || !requests[record->kind])
         rc = eb_fail(&err, EB_INVALID_REQUEST,
-                     "kind 0x%02x is no request that this broker knows; known are 0x01 to 0x06",
+                     "kind 0x%02x is no request that this broker knows; known are 0x01 to 0x07",
                      record->kind);
     else if ((rc = eb_ws_check_open(turn->conn, &err)) == 0)
         rc = requests[record->kind](turn, record, &err);

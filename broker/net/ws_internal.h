@@ -5,6 +5,7 @@
  *   ws_conn.c      one connection: its life and its thread           ws_control.c    control frames to be sent
  *   ws_input.c     socket -> bytes                                   ws_read.c       bytes -> messages
  *   ws_json.c      messages -> requests, answers                     ws_bin.c        the same, binary protocol
+ *   ws_answer.c    answers, errors, notices in JSON                  ws_consume.c    workers of durable consumers
  *   ws_request.c   what both protocols ask of the bus
  *   ws_encode.c    events -> frames                                  ws_id.c         a request's `id`, kept as it came
  *   flusher.c      frames -> socket                                  keeper.c        pings, idle, stalled
@@ -217,6 +218,31 @@ void eb_ws_parser_destroy(struct eb_ws_parser *parser);
 /** Carry out one message. 0, or the close code that it earned. */
 int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const char *text,
                        size_t len, bool binary);
+/** One request that came as JSON in a record of a binary connection, with the record's @number as its id (0: none). */
+void eb_ws_json_record(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const char *text,
+                       size_t len, uint64_t number);
+
+/* ---- ws_answer.c ---- */
+
+/* A request's id as JSON text; len 0: none. On a binary connection the digits of its number. */
+struct eb_ws_id {
+    const char *text;
+    size_t len;
+    bool
+        in_done; /* the answer is given by its `done`, on the committing thread: with others of its segment */
+};
+/** The id that was kept (ws_id.c), for an answer from within `done` on the committing thread. */
+struct eb_ws_id eb_ws_kept_id(const char *room, uint8_t room_len);
+/** Begin an answer in an empty buffer: its type and its id (@id_always: null where there is none). */
+void eb_ws_answer_begin(struct eb_ws_conn *conn, struct eb_buf *buf, const char *type,
+                        struct eb_ws_id id, bool id_always);
+/** End it and send it; the buffer is empty afterwards. */
+void eb_ws_answer_send(struct eb_ws_conn *conn, struct eb_buf *buf, struct eb_ws_id id);
+void eb_ws_answer_error(struct eb_ws_conn *conn, struct eb_ws_id id, const struct eb_error *err);
+void eb_ws_answer_memory(struct eb_ws_conn *conn, struct eb_ws_id id);
+/** The same for a JSON text that is written whole by the caller: a delivery, a notice. */
+void eb_ws_text_begin(struct eb_ws_conn *conn, struct eb_buf *buf, struct eb_ws_id id);
+void eb_ws_text_send(struct eb_ws_conn *conn, struct eb_buf *buf, bool in_done);
 
 /* ---- ws_bin.c ---- */
 

@@ -20,14 +20,6 @@
 #define KEEP_TOKENS 4096
 #define KEEP_BYTES  (64 * 1024)
 
-/* A request's id as JSON text; len 0: none. */
-struct id {
-    const char *text;
-    size_t len;
-    bool
-        in_done; /* the answer is given by its `done`, on the committing thread: with others of its segment */
-};
-
 /* What one large message made grow is not kept for the next small ones. */
 static void shrink(struct eb_ws_parser *parser)
 {
@@ -42,74 +34,6 @@ static void shrink(struct eb_ws_parser *parser)
 }
 
 /* ---- answers ---- */
-
-static void begin_answer(struct eb_buf *buf, const char *type, struct id id, bool id_always)
-{
-    eb_ws_headroom(buf);
-    eb_buf_str(buf, "{\"type\":\"");
-    eb_buf_str(buf, type);
-    eb_buf_str(buf, "\"");
-    if (id.len > 0) {
-        eb_buf_str(buf, ",\"id\":");
-        eb_buf_add(buf, id.text, id.len);
-    } else if (id_always) {
-        eb_buf_str(buf, ",\"id\":null");
-    }
-}
-
-static void send_answer(struct eb_ws_conn *conn, struct eb_buf *buf, struct id id)
-{
-    size_t len;
-
-    eb_buf_str(buf, "}");
-    if (eb_buf_failed(buf)) {
-        eb_ws_answer_lost(conn);
-    } else {
-        char *frame = eb_ws_seal(buf, EB_WS_TEXT, &len);
-        if (id.in_done)
-            eb_session_answer(conn->session, frame, len);
-        else
-            eb_session_reply_bytes(conn->session, frame, len);
-    }
-    eb_buf_finish(buf);
-}
-
-static void answer_error(struct eb_ws_conn *conn, struct id id, const struct eb_error *err)
-{
-    struct eb_buf buf = EB_BUF_INIT;
-
-    eb_ws_count(&conn->side->count.bad_requests);
-    if (atomic_load(&conn->legacy)) {
-        eb_ws_count(&conn->side->count.legacy_unsent);
-        eb_info(NULL, "older client %s (connection %llu) is not told: %s: %s", conn->peer,
-                (unsigned long long)conn->number, eb_code_name(err->code), err->message);
-        return;
-    }
-    begin_answer(&buf, "error", id, true);
-    eb_buf_printf(&buf, ",\"code\":\"%s\",\"message\":", eb_code_name(err->code));
-    eb_json_write_string(&buf, err->message, strlen(err->message));
-    if (err->index >= 0)
-        eb_buf_printf(&buf, ",\"index\":%d", err->index);
-    if (err->has_last_seq)
-        eb_buf_printf(&buf, ",\"last_seq\":%llu", (unsigned long long)err->last_seq);
-    send_answer(conn, &buf, id);
-}
-
-static void answer_memory(struct eb_ws_conn *conn, struct id id)
-{
-    struct eb_error err;
-
-    eb_fail(&err, EB_INTERNAL, "out of memory");
-    answer_error(conn, id, &err);
-}
-
-static struct id kept_id(const char *room, uint8_t room_len)
-{
-    struct id id = {.in_done = true};
-
-    id.text = eb_ws_id_get(room, room_len, &id.len);
-    return id;
-}
 
 /* What one result takes at most, and the frame around the answer with one (a string id may be all escapes). */
 #define RESULT_MAX 100
@@ -146,7 +70,8 @@ static void write_results(struct eb_buf *buf, const struct eb_publish *publish)
 }
 
 /* The answer that nearly all are: to a publish of one event, written at once. */
-static void answer_publish(struct eb_ws_conn *conn, struct id id, const struct eb_publish *publish)
+static void answer_publish(struct eb_ws_conn *conn, struct eb_ws_id id,
+                           const struct eb_publish *publish)
 {
     char frame[ANSWER_MAX], *text = frame + EB_WS_HEADROOM, *at = text;
     unsigned char header[EB_WS_HEADER_MAX];
@@ -160,20 +85,34 @@ static void answer_publish(struct eb_ws_conn *conn, struct id id, const struct e
     eb_session_answer(conn->session, text - size, (size_t)(at - text) + size);
 }
 
+/* All others: to a batch, and what goes into a record. */
+static void answer_written(struct eb_ws_conn *conn, struct eb_ws_id id,
+                           const struct eb_publish *publish)
+{
+    struct eb_buf buf = EB_BUF_INIT;
+    char result[RESULT_MAX];
+
+    eb_ws_answer_begin(conn, &buf, "ok", id, false);
+    if (publish->batch) {
+        write_results(&buf, publish);
+    } else {
+        eb_buf_str(&buf, ",");
+        eb_buf_add(&buf, result, (size_t)(put_result(result, publish, 0) - result));
+    }
+    eb_ws_answer_send(conn, &buf, id);
+}
+
 /* ---- publish ---- */
 
 static void publish_done(struct eb_publish *publish)
 {
     struct eb_ws_conn *conn = publish->user;
-    struct id id = kept_id(publish->id_text, publish->id_len);
+    struct eb_ws_id id = eb_ws_kept_id(publish->id_text, publish->id_len);
 
     if (publish->op.err.code != EB_OK) {
-        answer_error(conn, id, &publish->op.err);
-    } else if (id.len > 0 && publish->batch) {
-        struct eb_buf buf = EB_BUF_INIT;
-        begin_answer(&buf, "ok", id, false);
-        write_results(&buf, publish);
-        send_answer(conn, &buf, id);
+        eb_ws_answer_error(conn, id, &publish->op.err);
+    } else if (id.len > 0 && (publish->batch || conn->binary)) {
+        answer_written(conn, id, publish);
     } else if (id.len > 0) {
         answer_publish(conn, id, publish);
     }
@@ -182,18 +121,18 @@ static void publish_done(struct eb_publish *publish)
 }
 
 /* A publish for @max events that will answer to @id; NULL after an error was answered. */
-static struct eb_publish *make_publish(struct eb_ws_conn *conn, struct id id, size_t max)
+static struct eb_publish *make_publish(struct eb_ws_conn *conn, struct eb_ws_id id, size_t max)
 {
     struct eb_error err;
     struct eb_publish *publish = eb_ws_publish_create(conn, max, publish_done, &err);
 
     if (!publish) {
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         return NULL;
     }
     if (!eb_ws_id_keep(publish->id_text, &publish->id_len, id.text, id.len)) {
         eb_publish_destroy(publish);
-        answer_memory(conn, id);
+        eb_ws_answer_memory(conn, id);
         return NULL;
     }
     return publish;
@@ -228,13 +167,13 @@ static bool publish_scanned(struct eb_ws_conn *conn, const char *text, size_t le
 
     if (!conn->decided || !eb_publish_scan(&scan, text, len) || atomic_load(&conn->side->stopping))
         return false;
-    struct id id = {.text = scan.id, .len = scan.id_len};
+    struct eb_ws_id id = {.text = scan.id, .len = scan.id_len};
     struct eb_publish *publish = make_publish(conn, id, 1);
     if (!publish)
         return true;
     if (eb_publish_add(conn->side->bus, publish, &scan.draft, &err) < 0) {
         err.index = -1;
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         drop_publish(publish);
         return true;
     }
@@ -242,7 +181,7 @@ static bool publish_scanned(struct eb_ws_conn *conn, const char *text, size_t le
     return true;
 }
 
-static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
 {
     const struct eb_json *json = &parser->json;
     uint32_t data = eb_json_member(json, 0, "data");
@@ -252,11 +191,11 @@ static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, str
     if (!data || json->tokens[data].type != EB_JSON_OBJECT) {
         eb_fail(&err, EB_INVALID_REQUEST,
                 "publish needs \"data\", an object with \"topic\" and \"payload\"");
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         return;
     }
     if (eb_asks_from_json(&outer, json, 0, &err) < 0) {
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         return;
     }
     struct eb_publish *publish = make_publish(conn, id, 1);
@@ -264,7 +203,7 @@ static void do_publish(struct eb_ws_conn *conn, struct eb_ws_parser *parser, str
         return;
     if (add_event(conn, parser, publish, data, &outer, &err) < 0) {
         err.index = -1;
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         drop_publish(publish);
         return;
     }
@@ -300,7 +239,8 @@ static int batch_check(struct eb_ws_conn *conn, const struct eb_json *json, uint
     return 0;
 }
 
-static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parser,
+                             struct eb_ws_id id)
 {
     const struct eb_json *json = &parser->json;
     struct eb_error err;
@@ -310,7 +250,7 @@ static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parse
     int index = 0;
 
     if (batch_check(conn, json, &array, &count, &outer, &err) < 0) {
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         return;
     }
     struct eb_publish *publish = make_publish(conn, id, count);
@@ -323,7 +263,7 @@ static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parse
                      : eb_fail(&err, EB_INVALID_REQUEST, "a member of \"messages\" is no object");
         if (rc < 0) {
             err.index = index;
-            answer_error(conn, id, &err);
+            eb_ws_answer_error(conn, id, &err);
             drop_publish(publish);
             return;
         }
@@ -336,17 +276,17 @@ static void do_publish_batch(struct eb_ws_conn *conn, struct eb_ws_parser *parse
 static void subscribe_done(struct eb_subscribe *call)
 {
     struct eb_ws_conn *conn = call->user;
-    struct id id = kept_id(call->id_text, call->id_len);
+    struct eb_ws_id id = eb_ws_kept_id(call->id_text, call->id_len);
 
     if (call->err.code != EB_OK) {
-        answer_error(conn, id, &call->err);
+        eb_ws_answer_error(conn, id, &call->err);
     } else if (id.len > 0) {
         struct eb_buf buf = EB_BUF_INIT;
-        begin_answer(&buf, "ok", id, false);
+        eb_ws_answer_begin(conn, &buf, "ok", id, false);
         eb_buf_str(&buf, ",\"last_seq\":");
         eb_json_write_u64(&buf, call->last_seq);
         eb_buf_printf(&buf, ",\"epoch\":\"%s\"", eb_store_epoch(eb_bus_store(conn->side->bus)));
-        send_answer(conn, &buf, id);
+        eb_ws_answer_send(conn, &buf, id);
     }
     eb_ws_id_drop(call->id_text, &call->id_len);
     free((struct eb_ws_subscribe *)call); /* its first member */
@@ -407,23 +347,23 @@ static int read_subscribe(struct eb_json *json, struct eb_ws_subscribe *ret, str
     return 0;
 }
 
-static void do_subscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+static void do_subscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
 {
     struct eb_ws_subscribe *subscribe = eb_ws_subscribe_create(conn, subscribe_done);
     struct eb_error err;
 
     if (!subscribe) {
-        answer_memory(conn, id);
+        eb_ws_answer_memory(conn, id);
         return;
     }
     struct eb_subscribe *call = &subscribe->call;
     if (read_subscribe(&parser->json, subscribe, &err) < 0) {
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         free(subscribe);
         return;
     }
     if (!eb_ws_id_keep(call->id_text, &call->id_len, id.text, id.len)) {
-        answer_memory(conn, id);
+        eb_ws_answer_memory(conn, id);
         free(subscribe);
         return;
     }
@@ -433,14 +373,14 @@ static void do_subscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, s
 static void request_done(struct eb_request *request)
 {
     struct eb_ws_conn *conn = request->user;
-    struct id id = kept_id(request->id_text, request->id_len);
+    struct eb_ws_id id = eb_ws_kept_id(request->id_text, request->id_len);
 
     if (request->err.code != EB_OK) {
-        answer_error(conn, id, &request->err);
+        eb_ws_answer_error(conn, id, &request->err);
     } else if (id.len > 0) {
         struct eb_buf buf = EB_BUF_INIT;
-        begin_answer(&buf, "ok", id, false);
-        send_answer(conn, &buf, id);
+        eb_ws_answer_begin(conn, &buf, "ok", id, false);
+        eb_ws_answer_send(conn, &buf, id);
     }
     eb_ws_id_drop(request->id_text, &request->id_len);
     free(request);
@@ -464,23 +404,24 @@ static int read_ack(struct eb_json *json, struct eb_request *ret, struct eb_erro
 }
 
 /* Unsubscribe and ack, told apart by how they are read and submitted. */
-static void do_request(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id, bool ack)
+static void do_request(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id,
+                       bool ack)
 {
     struct eb_request *request = eb_ws_request_create(conn, request_done);
     struct eb_error err;
 
     if (!request) {
-        answer_memory(conn, id);
+        eb_ws_answer_memory(conn, id);
         return;
     }
     if ((ack ? read_ack(&parser->json, request, &err)
              : read_pattern(&parser->json, &request->pattern, &err)) < 0) {
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         free(request);
         return;
     }
     if (!eb_ws_id_keep(request->id_text, &request->id_len, id.text, id.len)) {
-        answer_memory(conn, id);
+        eb_ws_answer_memory(conn, id);
         free(request);
         return;
     }
@@ -490,17 +431,17 @@ static void do_request(struct eb_ws_conn *conn, struct eb_ws_parser *parser, str
         eb_bus_unsubscribe(conn->side->bus, conn->session, request);
 }
 
-static void do_unsubscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+static void do_unsubscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
 {
     do_request(conn, parser, id, false);
 }
 
-static void do_ack(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+static void do_ack(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
 {
     do_request(conn, parser, id, true);
 }
 
-static void do_ping(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id)
+static void do_ping(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
 {
     struct eb_buf buf = EB_BUF_INIT;
 
@@ -508,15 +449,15 @@ static void do_ping(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct
         eb_ws_count(&conn->side->count.legacy_unsent);
         return;
     }
-    begin_answer(&buf, "pong", id, false);
-    send_answer(conn, &buf, id);
+    eb_ws_answer_begin(conn, &buf, "pong", id, false);
+    eb_ws_answer_send(conn, &buf, id);
 }
 
 /* ---- the request ---- */
 
 static const struct {
     const char *type;
-    void (*carry_out)(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct id id);
+    void (*carry_out)(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id);
 } requests[] = {
     {"publish", do_publish},
     {"publish_batch", do_publish_batch},
@@ -528,11 +469,11 @@ static const struct {
 #define REQUESTS (sizeof(requests) / sizeof(requests[0]))
 
 /* The id as it came, which is the text between its quotes and the quotes, too. */
-static int read_id(struct eb_json *json, struct id *ret, struct eb_error *err)
+static int read_id(struct eb_json *json, struct eb_ws_id *ret, struct eb_error *err)
 {
     uint32_t tok = eb_json_member(json, 0, "id");
 
-    *ret = (struct id){0};
+    *ret = (struct eb_ws_id){0};
     if (!tok)
         return 0;
     const struct eb_json_token *token = &json->tokens[tok];
@@ -542,14 +483,14 @@ static int read_id(struct eb_json *json, struct id *ret, struct eb_error *err)
         if (len > EB_REQUEST_ID_MAX)
             return eb_fail(err, EB_INVALID_REQUEST, "\"id\" has %zu bytes; at most %d are allowed",
                            len, EB_REQUEST_ID_MAX);
-        *ret = (struct id){.text = json->text + token->start - 1, .len = token->len + 2};
+        *ret = (struct eb_ws_id){.text = json->text + token->start - 1, .len = token->len + 2};
         return 0;
     }
     int64_t value;
     if (!eb_json_int64(json, tok, &value) || value < -ID_INT_MAX || value > ID_INT_MAX)
         return eb_fail(err, EB_INVALID_REQUEST,
                        "\"id\" must be an integer within 2^53 or a string");
-    *ret = (struct id){.text = json->text + token->start, .len = token->len};
+    *ret = (struct eb_ws_id){.text = json->text + token->start, .len = token->len};
     return 0;
 }
 
@@ -589,31 +530,57 @@ static int find_request(struct eb_json *json, struct eb_error *err)
                    eb_quote(quoted, sizeof(quoted), type, len));
 }
 
-static void carry_out(struct eb_ws_conn *conn, struct eb_ws_parser *parser)
+static void carry_out(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
+{
+    struct eb_error err;
+
+    int which = find_request(&parser->json, &err);
+    if (which >= 0 && eb_ws_check_open(conn, &err) < 0)
+        which = -1;
+    if (which < 0)
+        eb_ws_answer_error(conn, id, &err);
+    else
+        requests[which].carry_out(conn, parser, id);
+}
+
+static void carry_out_text(struct eb_ws_conn *conn, struct eb_ws_parser *parser)
 {
     struct eb_json *json = &parser->json;
     struct eb_error err;
-    struct id id = {0};
+    struct eb_ws_id id = {0};
 
     if (json->tokens[0].type != EB_JSON_OBJECT) {
         conn->decided = true;
         eb_fail(&err, EB_INVALID_REQUEST, "a request is a JSON object");
-        answer_error(conn, id, &err);
+        eb_ws_answer_error(conn, id, &err);
         return;
     }
     if (!conn->decided)
         decide_legacy(conn, json);
-    if (read_id(json, &id, &err) < 0) {
-        answer_error(conn, id, &err);
-        return;
-    }
-    int which = find_request(json, &err);
-    if (which >= 0 && eb_ws_check_open(conn, &err) < 0)
-        which = -1;
-    if (which < 0)
-        answer_error(conn, id, &err);
+    if (read_id(json, &id, &err) < 0)
+        eb_ws_answer_error(conn, id, &err);
     else
-        requests[which].carry_out(conn, parser, id);
+        carry_out(conn, parser, id);
+}
+
+void eb_ws_json_record(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const char *text,
+                       size_t len, uint64_t number)
+{
+    struct eb_json *json = &parser->json;
+    char digits[24];
+    struct eb_ws_id id = {.text = digits};
+    struct eb_error err;
+
+    if (number != 0)
+        id.len = (size_t)(eb_json_put_u64(digits, number) - digits);
+    int rc = eb_json_parse(json, text, len, &err);
+    if (rc == 0 && json->tokens[0].type != EB_JSON_OBJECT)
+        rc = eb_fail(&err, EB_INVALID_REQUEST, "a request is a JSON object");
+    if (rc < 0)
+        eb_ws_answer_error(conn, id, &err);
+    else
+        carry_out(conn, parser, id);
+    shrink(parser);
 }
 
 int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, const char *text,
@@ -624,12 +591,12 @@ int eb_ws_json_message(struct eb_ws_conn *conn, struct eb_ws_parser *parser, con
     if (publish_scanned(conn, text, len))
         return 0;
     if (eb_json_parse(&parser->json, text, len, &err) == 0) {
-        carry_out(conn, parser);
+        carry_out_text(conn, parser);
     } else if (!binary && !eb_utf8_valid(text, len)) {
         return EB_WS_CLOSE_NOT_UTF8;
     } else {
         conn->decided = true;
-        answer_error(conn, (struct id){0}, &err);
+        eb_ws_answer_error(conn, (struct eb_ws_id){0}, &err);
     }
     shrink(parser);
     return 0;

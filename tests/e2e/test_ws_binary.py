@@ -2,6 +2,7 @@
 
 The codec is lib/bin.py, made from docs/binary.md alone.
 """
+import json
 import random
 import struct
 import threading
@@ -458,3 +459,23 @@ def test_a_stop_answers_what_is_in_flight_and_closes_with_1001(start_broker):
     stored = {r["id"] + i: r["seq"] + i for r in got if r["kind"] == "acks" for i in range(r["count"])}
     broker.start()
     assert [e["seq"] for e in broker.events("t")][: len(stored)] == sorted(stored.values())
+
+
+def test_any_request_may_be_asked_as_json_and_is_answered_as_json(ws):
+    """What has no binary form can be asked all the same: a publish, a subscribe and an error as docs/binary.md says,
+    their answers under the record's id whatever the text has for one; deliveries stay binary."""
+
+    def ask(number, **request):
+        ws.send_frame(BINARY, bin.encode({"kind": "json_request", "id": number, "text": json.dumps(request)}))
+
+    ask(7, type="subscribe", pattern="a.*", id="not looked at")
+    ask(8, type="publish", data={"topic": "a.b", "payload": "x"})
+    ask(9, type="fly")
+    ask(0, type="publish", data={"topic": "a.b", "payload": "y"})
+    ws.send_frame(BINARY, bin.encode({"kind": "json_request", "id": 10, "text": "{"}))
+    got = records(ws, lambda got: len([r for r in got if r["kind"] == "event"]) == 2 and len([r for r in got if r["kind"] == "json"]) == 4)
+    answers = {record["id"]: json.loads(record["text"]) for record in got if record["kind"] == "json"}
+    assert {id: (answer["type"], answer["id"]) for id, answer in answers.items()} == {7: ("ok", 7), 8: ("ok", 8), 9: ("error", 9), 10: ("error", 10)}
+    assert answers[7]["last_seq"] == 0 and answers[8]["seq"] == 1 and answers[8]["duplicate"] is False
+    assert answers[9]["code"] == "invalid_request" and answers[10]["code"] == "invalid_json"
+    assert [event["payload"] for event in got if event["kind"] == "event"] == [b"x", b"y"]

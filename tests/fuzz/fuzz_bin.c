@@ -134,6 +134,16 @@ static void check_call(const struct eb_bin_record *record)
     touch_uuids(call.uuid, 1);
 }
 
+static void check_json(const struct eb_bin_record *record)
+{
+    struct eb_bin_bytes text;
+    struct eb_error err;
+    uint64_t id;
+
+    if (eb_bin_read_json(record, &id, &text, &err) == 0)
+        touch(text);
+}
+
 static void check_answer(const struct eb_bin_record *record)
 {
     struct eb_bin_answer answer;
@@ -145,6 +155,7 @@ static void check_answer(const struct eb_bin_record *record)
     touch(answer.message);
     touch(answer.pattern);
     touch(answer.reason);
+    touch(answer.json);
     touch_uuids(answer.epoch, 1);
     touch_uuids(answer.uuids, record->kind == EB_BIN_BATCH ? answer.count : 1);
     for (uint32_t i = 0; answer.seqs && i < answer.count; i++)
@@ -165,6 +176,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             check_batch(&record);
         else if (record.kind <= EB_BIN_PING)
             check_call(&record);
+        else if (record.kind == EB_BIN_JSON_REQUEST)
+            check_json(&record);
         else
             check_answer(&record);
     }

@@ -13,6 +13,7 @@ KINDS = {
     "unsubscribe": 0x04,
     "ack": 0x05,
     "ping": 0x06,
+    "json_request": 0x07,
     "acks": 0x81,
     "published": 0x82,
     "batch": 0x83,
@@ -23,6 +24,7 @@ KINDS = {
     "event": 0x90,
     "live": 0x91,
     "gap": 0x92,
+    "json": 0x93,
 }
 NAMES = {number: name for name, number in KINDS.items()}
 MESSAGE_ID, MESSAGE_ID_TEXT, TTL, CONTENT_TYPE, HEADERS, PATTERN, OPTIONS = 1, 2, 4, 8, 16, 32, 128
@@ -169,6 +171,10 @@ def _delivery(record):
     return _event(record, fixed)
 
 
+def _json(record):
+    return _record(record["kind"], struct.pack("<Q", record["id"]) + _text(record["text"]))
+
+
 WRITERS = {
     "member": lambda r: _event(r, b""),
     "publish": lambda r: _event(r, struct.pack("<Q", r["id"])),
@@ -187,6 +193,8 @@ WRITERS = {
     "event": _delivery,
     "live": lambda r: _plain(r, struct.pack("<Q", r["seq"]), 0, r["pattern"]),
     "gap": _gap,
+    "json_request": _json,
+    "json": _json,
 }
 
 
@@ -348,6 +356,10 @@ def _read_delivery(body, record, flags, small):
     _read_event(body, record, flags, small)
 
 
+def _read_json(body, record, flags, small):
+    record["id"], record["text"] = body.number("Q"), body.rest().decode()
+
+
 READERS = {
     "member": _read_event,
     "publish": _read_publish,
@@ -366,6 +378,8 @@ READERS = {
     "event": _read_delivery,
     "live": _fields(("seq", "Q"), ("pattern", "text")),
     "gap": _read_gap,
+    "json_request": _read_json,
+    "json": _read_json,
 }
 
 

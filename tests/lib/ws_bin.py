@@ -5,6 +5,7 @@ What a translation must add: ids become integers; `acks` name no message ids, so
 docs/binary.md advises), and a range becomes one `ok` for each of its publishes.
 """
 import base64
+import json
 import uuid
 
 from lib import bin
@@ -40,6 +41,8 @@ class Translator:
             self.ids[number] = request["id"]
         kind = request["type"]
         record = {"kind": kind, "id": number}
+        if kind not in bin.KINDS or "consumer" in request:
+            return bin.encode({"kind": "json_request", "id": number, "text": json.dumps(request)})
         if kind == "publish":
             record |= self.event({"ttl": request.get("ttl")} | request["data"])
             self.given[number] = [record.get("message_id")]
@@ -82,6 +85,10 @@ class Translator:
         if kind == "gap":
             gap = {"type": "gap"} | {name: record[name] for name in ("from_seq", "to_seq", "reason", "epoch") if name in record}
             return gap | ({"pattern": record["patterns"][0]} if len(record["patterns"]) == 1 else {"patterns": record["patterns"]})
+        if kind == "json":
+            message = json.loads(record["text"])
+            assert message.get("id") == (record["id"] or None)
+            return message | ({"id": self.ids[record["id"]]} if "id" in message else {})
         id = {"id": self.ids[record["id"]]}
         if kind == "error":
             return {"type": "error"} | id | {name: record[name] for name in ("code", "message", "index") if name in record}

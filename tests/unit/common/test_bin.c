@@ -174,6 +174,19 @@ static void call_is(const struct eb_bin_record *record, struct json_object *want
     eb_bin_write_call(again, record->kind, &call);
 }
 
+static void json_request_is(const struct eb_bin_record *record, struct json_object *want,
+                            struct eb_buf *again)
+{
+    struct eb_bin_bytes json;
+    struct eb_error err;
+    uint64_t id;
+
+    assert_int_equal(eb_bin_read_json(record, &id, &json, &err), 0);
+    assert_int_equal(id, number(want, "id"));
+    bytes_are(json, text(want, "text"));
+    eb_bin_write_json(again, EB_BIN_JSON_REQUEST, id, json.data, json.len);
+}
+
 /* What the broker writes for these values. */
 static void write_answer(struct eb_buf *out, unsigned kind, struct json_object *want)
 {
@@ -211,6 +224,9 @@ static void write_answer(struct eb_buf *out, unsigned kind, struct json_object *
                          text(want, "reason"), &pattern, 1, uuid_of(room, text(want, "epoch")));
         break;
     }
+    case EB_BIN_JSON:
+        eb_bin_write_json(out, kind, id, text(want, "text"), strlen(text(want, "text")));
+        break;
     default:
         eb_bin_write_plain(out, kind, id);
     }
@@ -266,6 +282,7 @@ static void answer_is(const struct eb_bin_record *record, struct json_object *wa
     bytes_are(answer.code, text(want, "code"));
     bytes_are(answer.message, text(want, "message"));
     bytes_are(answer.reason, text(want, "reason"));
+    bytes_are(answer.json, text(want, "text"));
     assert_int_equal(answer.from_seq, number(want, "from_seq"));
     assert_int_equal(answer.to_seq, number(want, "to_seq"));
 }
@@ -322,6 +339,9 @@ static void vector_holds(const struct eb_bin_record *record, struct json_object 
         answer_is(record, want);
         write_batch_answer(again, want);
         break;
+    case EB_BIN_JSON_REQUEST:
+        json_request_is(record, want, again);
+        break;
     default:
         if (record->kind < 0x80) {
             call_is(record, want, again);
@@ -364,8 +384,10 @@ static int read_any(const struct eb_bin_record *record)
     struct eb_bin_publish_batch batch;
     struct eb_bin_answer answer;
     struct eb_bin_event event;
+    struct eb_bin_bytes json;
     struct eb_bin_call call;
     struct eb_error err = {.code = EB_OK};
+    uint64_t id;
     int rc;
 
     if (record->kind == EB_BIN_MEMBER || record->kind == EB_BIN_PUBLISH ||
@@ -375,6 +397,8 @@ static int read_any(const struct eb_bin_record *record)
         rc = eb_bin_read_publish_batch(record, &batch, &err);
     else if (record->kind <= EB_BIN_PING)
         rc = eb_bin_read_call(record, &call, &err);
+    else if (record->kind == EB_BIN_JSON_REQUEST)
+        rc = eb_bin_read_json(record, &id, &json, &err);
     else
         return eb_bin_read_answer(record, &answer);
     assert_int_equal(rc < 0, err.code != EB_OK);
