@@ -111,8 +111,12 @@ struct eb_engine_ops {
     int (*page)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
                 const struct eb_page_request *request, struct eb_page *ret);
     int (*event)(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret);
+    /* As eb_reader_events, of seqs that are committed or 0. */
+    ptrdiff_t (*events)(struct eb_engine *engine, void *reader, const uint64_t *seqs, size_t count,
+                        size_t max_bytes, struct eb_event **events, int *errs);
     int (*topics)(struct eb_engine *engine, void *reader, const char *after,
                   struct eb_topic_info *out, size_t max);
+    /* UINT64_MAX: there is none. */
     int (*first_at)(struct eb_engine *engine, void *reader, int64_t time_ms, uint64_t *ret);
     int (*count)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
                  uint64_t from, uint64_t upto, uint64_t *ret);

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/store/deadlist.h"
 #include "broker/store/engine.h"
 #include "broker/store/topicset.h"
 #include "common/clock.h"
@@ -48,6 +49,7 @@ struct memory_engine {
     uint64_t bytes, events, acked, mortal; /* mortal: slots with a ttl */
     uint64_t deleted_upto, overflow_upto;
     struct eb_topicset topics;
+    struct eb_deadlist dead;
     uint64_t scan; /* where the search for expired and acknowledged ones goes on */
 
     /* The holder of the commit lock only. */
@@ -167,6 +169,7 @@ static int memory_begin(struct eb_engine *engine)
     struct memory_engine *m = self(engine);
     eb_lock_take(&m->lock);
     m->mark = next_seq(m);
+    eb_deadlist_begin(&m->dead);
     eb_lock_drop(&m->lock);
     m->ack_count = 0;
     return 0;
@@ -205,6 +208,23 @@ static int memory_ack(struct eb_engine *engine, uint64_t seq, int64_t now_ms)
     return 0;
 }
 
+/* Only dead letters are kept (state.h, T3). */
+static int memory_state(struct eb_engine *engine, const struct eb_state_write *write,
+                        uint64_t first_seq)
+{
+    struct memory_engine *m = self(engine);
+    int rc = 0;
+    eb_lock_take(&m->lock);
+    if (write->kind == EB_STATE_DEAD_ADD)
+        rc = eb_deadlist_add(&m->dead, write->consumer, write->seq ? write->seq : first_seq);
+    else if (write->kind == EB_STATE_DEAD_DROP)
+        rc = eb_deadlist_drop(&m->dead, write->consumer, write->seq);
+    else if (write->kind == EB_STATE_DROP)
+        rc = eb_deadlist_clear(&m->dead, write->consumer);
+    eb_lock_drop(&m->lock);
+    return rc;
+}
+
 static int memory_commit(struct eb_engine *engine)
 {
     struct memory_engine *m = self(engine);
@@ -235,6 +255,7 @@ static void memory_rollback(struct eb_engine *engine)
     }
     if (!m->count)
         m->base = m->mark;
+    eb_deadlist_undo(&m->dead);
     eb_lock_drop(&m->lock);
     m->ack_count = 0;
 }
@@ -258,10 +279,15 @@ static int memory_load_ids(struct eb_engine *engine, int64_t since_ms, uint64_t 
 
 /* ---- deletion ---- */
 
+static bool held(const struct eb_trim_request *request, uint64_t seq)
+{
+    return request->hold_from && seq >= request->hold_from;
+}
+
 static bool prefix_due_locked(const struct memory_engine *m, const struct eb_trim_request *request)
 {
     const struct slot *head = &m->slots[m->first];
-    if (!m->count)
+    if (!m->count || held(request, m->base))
         return false;
     if (request->age_ms && head->event &&
         head->event->timestamp <= request->now_ms - request->age_ms)
@@ -287,7 +313,8 @@ static bool scan_locked(struct memory_engine *m, const struct eb_trim_request *r
             break;
         if (slot->expires && slot->expires <= request->now_ms)
             ret->expired++;
-        else if (acks && slot->acked && slot->acked <= request->now_ms - request->acked_ms)
+        else if (acks && slot->acked && !held(request, m->scan) &&
+                 slot->acked <= request->now_ms - request->acked_ms)
             ret->acked_out++;
         else
             continue;
@@ -475,6 +502,59 @@ static int memory_topics(struct eb_engine *engine, void *reader, const char *aft
     return (int)count;
 }
 
+/* Timestamps never run backward, and holes have none: their neighbours above stand for them. */
+static int memory_first_at(struct eb_engine *engine, void *reader, int64_t time_ms, uint64_t *ret)
+{
+    struct memory_engine *m = self(engine);
+    *ret = UINT64_MAX;
+    eb_lock_take(&m->lock);
+    uint64_t low = m->base, high = next_seq(m);
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2, seq = middle;
+        while (seq < high && !slot_of(m, seq)->event)
+            seq++;
+        if (seq < high && slot_of(m, seq)->event->timestamp < time_ms) {
+            low = seq + 1;
+        } else {
+            *ret = seq < high ? seq : *ret;
+            high = middle;
+        }
+    }
+    eb_lock_drop(&m->lock);
+    return 0;
+}
+
+static int memory_count(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                        uint64_t from, uint64_t upto, uint64_t *ret)
+{
+    struct memory_engine *m = self(engine);
+    struct eb_page_request request = {.from = from, .upto = upto, .all_there_is = true};
+    struct copy copy;
+    uint64_t count = 0;
+    for (; from <= upto; from = copy.next) {
+        copy_stretch(m, &request, from, &copy);
+        for (size_t i = 0; i < copy.count; i++) {
+            struct eb_event *event = copy.events[i];
+            count += eb_selection_match(selection, event->topic, event->topic_len);
+            eb_event_unref(event);
+        }
+        if (!copy.looked)
+            break; /* the end of the ring */
+    }
+    *ret = count;
+    return 0;
+}
+
+static ptrdiff_t memory_dead(struct eb_engine *engine, void *reader, uint64_t consumer,
+                             uint64_t after, uint64_t *ret, size_t max)
+{
+    struct memory_engine *m = self(engine);
+    eb_lock_take(&m->lock);
+    size_t count = eb_deadlist_read(&m->dead, consumer, after, ret, max);
+    eb_lock_drop(&m->lock);
+    return (ptrdiff_t)count;
+}
+
 /* ---- the rest ---- */
 
 static void memory_figures(struct eb_engine *engine, struct eb_engine_figures *ret)
@@ -505,6 +585,7 @@ static void memory_close(struct eb_engine *engine, bool clean, int64_t now_ms)
     eb_lock_finish(&m->lock);
     free(m->slots);
     free(m->acks);
+    eb_deadlist_finish(&m->dead);
     free(m);
 }
 
@@ -513,6 +594,7 @@ static const struct eb_engine_ops memory_ops = {
     .begin = memory_begin,
     .append = memory_append,
     .ack = memory_ack,
+    .state = memory_state,
     .commit = memory_commit,
     .rollback = memory_rollback,
     .trim = memory_trim,
@@ -523,6 +605,9 @@ static const struct eb_engine_ops memory_ops = {
     .page = memory_page,
     .event = memory_event,
     .topics = memory_topics,
+    .first_at = memory_first_at,
+    .count = memory_count,
+    .dead = memory_dead,
     .figures = memory_figures,
     .trouble = memory_trouble,
 };

@@ -533,7 +533,8 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
         if (result < 0)
             return result;
     }
-    return eb_sqlite_trim_prepare(e);
+    int result = eb_sqlite_keep_prepare(e);
+    return result < 0 ? result : eb_sqlite_trim_prepare(e);
 }
 
 const struct eb_engine_ops eb_sqlite_ops = {
@@ -542,12 +543,15 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .begin = sqlite_begin,
     .append = sqlite_append,
     .ack = sqlite_ack,
+    .state = eb_sqlite_keep,
     .commit = sqlite_commit,
     .rollback = sqlite_rollback,
     .trim = eb_sqlite_trim,
     .tidy = eb_wal_tidy,
     .probe = sqlite_probe,
     .lookup = sqlite_lookup,
+    .load_state = eb_sqlite_load_kept,
+    .mark = eb_sqlite_mark,
     .load_ids = sqlite_load_ids,
     .save_ids = eb_ids_save,
     .reader_create = eb_sqlite_reader_create,
@@ -555,6 +559,10 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .page = eb_sqlite_page,
     .event = eb_sqlite_event,
     .topics = eb_sqlite_topics,
+    .events = eb_sqlite_events,
+    .first_at = eb_sqlite_first_at,
+    .count = eb_sqlite_count_matching,
+    .dead = eb_sqlite_dead,
     .figures = sqlite_figures,
     .trouble = sqlite_trouble,
 };

@@ -110,6 +110,7 @@ struct eb_store {
     struct eb_store_tune tune; /* [S] */
     char trouble[200];         /* [S] */
 
+    _Atomic uint64_t hold;      /* [a] eb_store_hold; 0: nothing is held */
     _Atomic uint64_t deletions; /* [a] eb_store_deletions */
     _Atomic uint64_t last_seq;  /* [a] committed */
     atomic_bool read_only;      /* [a] moves in eb_store_failed() and eb_store_recovered() only */

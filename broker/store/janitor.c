@@ -77,6 +77,7 @@ static struct eb_trim_request request_locked(struct eb_store *store,
         .max_events = tune->retention_events,
         .acked_ms = tune->acked_retention_ms,
         .dedupe_window_ms = tune->dedupe_window_ms,
+        .hold_from = atomic_load(&store->hold),
         .dedupe_from_seq = eb_dedupe_oldest_seq(&store->dedupe),
         .max_rows = rows,
     };

@@ -43,6 +43,14 @@ static int prepare(struct eb_sqlite_reader *r)
         {&r->topics_above, "SELECT id, name FROM topics WHERE id > ?1 ORDER BY id"},
         {&r->topics_between, "SELECT id, name FROM topics WHERE name >= ?1 AND name < ?2"},
         {&r->topics_after, "SELECT name FROM topics WHERE name > ?1 ORDER BY name LIMIT ?2"},
+        {&r->reserved, "SELECT id, name FROM topics WHERE (name >= '$' AND name < '%')"
+                       " OR (name >= '_' AND name < '`')"},
+        {&r->list_bytes, "SELECT length(seqs) FROM postings WHERE place = (?1 << 32 | ?2)"},
+        {&r->segment_events, "SELECT segment, events FROM segments WHERE segment BETWEEN ?1 AND ?2"
+                             " ORDER BY segment"},
+        {&r->last_row, "SELECT max(seq) FROM log"},
+        {&r->dead, "SELECT seq FROM dead_letters WHERE consumer = ?1 AND seq > ?2 ORDER BY seq"
+                   " LIMIT ?3"},
         {&r->list, "SELECT seqs FROM postings WHERE place = (?1 << 32 | ?2)"},
         {&r->lists,
          "SELECT topic, seqs FROM postings WHERE place BETWEEN ?1 << 32 AND (?1 << 32 | 4294967295)"
@@ -93,12 +101,12 @@ int eb_sqlite_reader_create(struct eb_engine *engine, void **ret)
     return 0;
 }
 
-static void enter(struct eb_sqlite_reader *r)
+void eb_sqlite_reader_enter(struct eb_sqlite_reader *r)
 {
     eb_gate_enter(&r->e->gate);
 }
 
-static void leave(struct eb_sqlite_reader *r)
+void eb_sqlite_reader_leave(struct eb_sqlite_reader *r)
 {
     int pages = 0, high;
 
@@ -108,7 +116,7 @@ static void leave(struct eb_sqlite_reader *r)
                                   memory_order_relaxed);
 }
 
-static int read_errno(struct eb_sqlite_reader *r, int rc)
+int eb_sqlite_reader_errno(struct eb_sqlite_reader *r, int rc)
 {
     return eb_sql_errno(r->db, rc) == -ENOMEM ? -ENOMEM : -EIO;
 }
@@ -142,9 +150,8 @@ static const char *topic_name(struct eb_sqlite_reader *r, uint32_t id, size_t *r
     return r->names[slot].text;
 }
 
-/* Read and check the row that @stmt stands at. -EBADMSG: damaged; the seq is right all the same. */
-static int whole_row(struct eb_sqlite_reader *r, sqlite3_stmt *stmt, struct eb_row *ret,
-                     const char **ret_topic, size_t *ret_len)
+int eb_sqlite_whole_row(struct eb_sqlite_reader *r, sqlite3_stmt *stmt, struct eb_row *ret,
+                        const char **ret_topic, size_t *ret_len)
 {
     int result = eb_row_read(stmt, ret);
 
@@ -203,7 +210,7 @@ static int take_row(struct walk *w, sqlite3_stmt *stmt)
     struct eb_row row;
     const char *topic = NULL;
     size_t len = 0, size;
-    int result = whole_row(w->r, stmt, &row, &topic, &len);
+    int result = eb_sqlite_whole_row(w->r, stmt, &row, &topic, &len);
 
     w->looked++;
     if (result == -EBADMSG) {
@@ -256,11 +263,11 @@ static int step_over(struct walk *w, uint64_t to, int rc)
     bool found = false;
 
     if (!eb_sqlite_damage(rc))
-        return read_errno(w->r, rc);
+        return eb_sqlite_reader_errno(w->r, rc);
     for (good = w->next + 1; good <= to; step *= 2, good = w->next + step) {
         found = readable_from(w, good, to, &rc);
         if (!found && !eb_sqlite_damage(rc))
-            return read_errno(w->r, rc);
+            return eb_sqlite_reader_errno(w->r, rc);
         if (found)
             break;
         bad = good;
@@ -271,7 +278,7 @@ static int step_over(struct walk *w, uint64_t to, int rc)
         uint64_t half = bad + (good - bad) / 2;
         bool works = readable_from(w, half, to, &rc);
         if (!works && !eb_sqlite_damage(rc))
-            return read_errno(w->r, rc);
+            return eb_sqlite_reader_errno(w->r, rc);
         found = found || works;
         if (works)
             good = half;
@@ -333,7 +340,7 @@ static int walk_one(struct walk *w, uint64_t seq)
     if (rc == SQLITE_ROW || rc == SQLITE_DONE)
         return result;
     if (!eb_sqlite_damage(rc))
-        return read_errno(w->r, rc);
+        return eb_sqlite_reader_errno(w->r, rc);
     return damaged(w, seq, seq, "its part of the file cannot be read");
 }
 
@@ -444,7 +451,7 @@ static int pass_deleted(struct walk *w)
         deleted = (uint64_t)sqlite3_column_int64(w->r->deleted_upto, 0);
     sqlite3_reset(w->r->deleted_upto);
     if (rc != SQLITE_ROW && rc != SQLITE_DONE && !eb_sqlite_damage(rc))
-        return read_errno(w->r, rc);
+        return eb_sqlite_reader_errno(w->r, rc);
     if (deleted > w->request->upto)
         deleted = w->request->upto;
     if (deleted < w->next)
@@ -475,7 +482,7 @@ static int walk(struct walk *w)
     return result;
 }
 
-static struct eb_segment *open_segment(struct eb_sqlite *e)
+struct eb_segment *eb_sqlite_open_segment(struct eb_sqlite *e)
 {
     struct eb_segment *open;
 
@@ -498,14 +505,14 @@ int eb_sqlite_page(struct eb_engine *engine, void *reader, struct eb_selection *
     };
     int rc, result;
 
-    w.open =
-        open_segment(w.r->e); /* before the transaction: what it calls closed has its lists there */
-    enter(w.r);
+    w.open = eb_sqlite_open_segment(
+        w.r->e); /* before the transaction: what it calls closed has its lists there */
+    eb_sqlite_reader_enter(w.r);
     rc = eb_sqlite_run(w.r->begin);
-    result = rc == SQLITE_OK ? walk(&w) : read_errno(w.r, rc);
+    result = rc == SQLITE_OK ? walk(&w) : eb_sqlite_reader_errno(w.r, rc);
     if (!sqlite3_get_autocommit(w.r->db))
         eb_sqlite_run(w.r->commit);
-    leave(w.r);
+    eb_sqlite_reader_leave(w.r);
     eb_segment_unref(w.open);
     atomic_fetch_add_explicit(&w.r->e->counters->rows_read, w.looked, memory_order_relaxed);
     if (result < 0) {
@@ -524,7 +531,7 @@ static int read_event(struct eb_sqlite_reader *r, sqlite3_stmt *get, struct eb_e
     struct eb_row row;
     const char *topic = NULL;
     size_t len = 0;
-    int result = whole_row(r, get, &row, &topic, &len);
+    int result = eb_sqlite_whole_row(r, get, &row, &topic, &len);
 
     if (result == -EBADMSG)
         eb_sqlite_damaged(r->e, row.seq, row.seq, "its checksum does not fit");
@@ -539,12 +546,10 @@ static int read_event(struct eb_sqlite_reader *r, sqlite3_stmt *get, struct eb_e
     return 0;
 }
 
-int eb_sqlite_event(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret)
+int eb_sqlite_read_one(struct eb_sqlite_reader *r, uint64_t seq, struct eb_event **ret)
 {
-    struct eb_sqlite_reader *r = reader;
     int rc, result;
 
-    enter(r);
     sqlite3_bind_int64(r->get, 1, (sqlite3_int64)seq);
     rc = sqlite3_step(r->get);
     if (rc == SQLITE_ROW)
@@ -552,11 +557,20 @@ int eb_sqlite_event(struct eb_engine *engine, void *reader, uint64_t seq, struct
     else if (rc == SQLITE_DONE)
         result = -ENOENT;
     else
-        result = (rc & 0xff) == SQLITE_CORRUPT ? -EBADMSG : read_errno(r, rc);
+        result = (rc & 0xff) == SQLITE_CORRUPT ? -EBADMSG : eb_sqlite_reader_errno(r, rc);
     sqlite3_reset(r->get);
-    leave(r);
     if (rc != SQLITE_ROW && result == -EBADMSG)
         eb_sqlite_damaged(r->e, seq, seq, "its part of the file cannot be read");
+    return result;
+}
+
+int eb_sqlite_event(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret)
+{
+    struct eb_sqlite_reader *r = reader;
+
+    eb_sqlite_reader_enter(r);
+    int result = eb_sqlite_read_one(r, seq, ret);
+    eb_sqlite_reader_leave(r);
     return result;
 }
 
@@ -567,7 +581,7 @@ int eb_sqlite_topics(struct eb_engine *engine, void *reader, const char *after,
     size_t count = 0;
     int rc = SQLITE_DONE;
 
-    enter(r);
+    eb_sqlite_reader_enter(r);
     sqlite3_bind_text(r->topics_after, 1, after ? after : "", -1, SQLITE_STATIC);
     sqlite3_bind_int64(r->topics_after, 2, (sqlite3_int64)max);
     while (count < max && (rc = sqlite3_step(r->topics_after)) == SQLITE_ROW) {
@@ -580,8 +594,8 @@ int eb_sqlite_topics(struct eb_engine *engine, void *reader, const char *after,
         out[count++].len = (uint8_t)len;
     }
     sqlite3_reset(r->topics_after);
-    leave(r);
+    eb_sqlite_reader_leave(r);
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        return read_errno(r, rc);
+        return eb_sqlite_reader_errno(r, rc);
     return (int)count;
 }

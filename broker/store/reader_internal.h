@@ -1,11 +1,13 @@
 /*
- * reader_internal.h - a reader of the SQLite engine from inside: what read_sqlite.c and select_sqlite.c share.
+ * reader_internal.h - a reader of the SQLite engine from inside: what read_sqlite.c, seek_sqlite.c and select_sqlite.c
+ * share.
  * All of it belongs to one thread at a time.
  */
 #pragma once
 
 #include <sqlite3.h>
 
+#include "broker/store/row.h"
 #include "broker/store/sqlite_internal.h"
 
 #define EB_NAMES 4096 /* topic names a reader remembers: one for each value of id % EB_NAMES */
@@ -15,7 +17,7 @@ struct eb_sqlite_reader {
     sqlite3 *db;
     sqlite3_stmt *begin, *commit, *scan, *get, *is_acked, *deleted_upto;
     sqlite3_stmt *topic_name, *topic_id, *topic_top, *topics_above, *topics_between, *topics_after;
-    sqlite3_stmt *list, *lists;
+    sqlite3_stmt *list, *lists, *list_bytes, *segment_events, *reserved, *last_row, *dead;
     struct {
         uint32_t id; /* 0: free */
         uint8_t len;
@@ -48,6 +50,19 @@ bool eb_chosen_has(const struct eb_selection *selection, uint32_t topic);
 int eb_chosen_offsets(struct eb_sqlite_reader *r, struct eb_selection *selection, uint64_t segment);
 
 /* ---- read_sqlite.c ---- */
+
+/* Around whatever a reader asks of the file: inside the gate (wal_sqlite.c, K2). */
+void eb_sqlite_reader_enter(struct eb_sqlite_reader *r);
+void eb_sqlite_reader_leave(struct eb_sqlite_reader *r);
+/** -ENOMEM or -EIO. */
+int eb_sqlite_reader_errno(struct eb_sqlite_reader *r, int rc);
+/** Read and check the row that @stmt stands at. -EBADMSG: damaged; the seq is right all the same. */
+int eb_sqlite_whole_row(struct eb_sqlite_reader *r, sqlite3_stmt *stmt, struct eb_row *ret,
+                        const char **ret_topic, size_t *ret_len);
+/** One event, inside the gate. As eb_reader_event. */
+int eb_sqlite_read_one(struct eb_sqlite_reader *r, uint64_t seq, struct eb_event **ret);
+/** The open segment as of the last commit, one reference. Take it before the transaction: see eb_sqlite_page. */
+struct eb_segment *eb_sqlite_open_segment(struct eb_sqlite *e);
 
 /** May reading go on behind this SQLite error (a page that cannot be read), or is it one of ours? */
 bool eb_sqlite_damage(int rc);

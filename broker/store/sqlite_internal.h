@@ -1,6 +1,6 @@
 /*
  * sqlite_internal.h - the SQLite engine from inside: what engine_sqlite.c, open_sqlite.c, trim_sqlite.c,
- * ids_sqlite.c, wal_sqlite.c and read_sqlite.c share.
+ * ids_sqlite.c, state_sqlite.c, wal_sqlite.c, read_sqlite.c and seek_sqlite.c share.
  *
  * Keys of shared fields: [I] immutable once open   [a] atomic   [C] commit lock   [S] state_lock   [G] gate.lock
  */
@@ -51,7 +51,8 @@ struct eb_sweep {
     int64_t next; /* nothing is due before; INT64_MIN: not known */
     int64_t min;  /* of the round under way */
     bool under_way;
-    uint64_t seq;   /* where the next turn goes on: `acked` */
+    uint64_t seq;  /* where the next turn goes on: `acked` */
+    uint64_t hold; /* the same: rows from here on were not looked at, they were held; 0: all were */
     uint8_t id[16]; /* the same: `gone` */
 };
 
@@ -107,6 +108,7 @@ struct eb_checkpointer {
 };
 
 #define EB_DAMAGED_KNOWN 1024
+#define EB_SQLITE_KEEP   11 /* statements of state_sqlite.c */
 
 struct eb_sqlite {
     struct eb_engine base;
@@ -121,6 +123,7 @@ struct eb_sqlite {
     sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *first,
         *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
         *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece;
+    sqlite3_stmt *keep[EB_SQLITE_KEEP];        /* of state_sqlite.c */
     struct eb_row_source source;               /* [C] what `append` inserts */
     struct eb_topic_ids *topics;               /* [C] */
     struct eb_segment *open;                   /* [C] being filled */
@@ -176,6 +179,13 @@ int eb_sqlite_prepare(struct eb_sqlite *e);
 /* open_sqlite.c */
 void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms);
 
+/* state_sqlite.c */
+int eb_sqlite_keep_prepare(struct eb_sqlite *e);
+int eb_sqlite_keep(struct eb_engine *engine, const struct eb_state_write *write,
+                   uint64_t first_seq);
+int eb_sqlite_mark(struct eb_engine *engine, const char *name, uint64_t *ret);
+int eb_sqlite_load_kept(struct eb_engine *engine, const struct eb_state_loader *loader);
+
 /* trim_sqlite.c */
 int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *request,
                    struct eb_trim_result *ret);
@@ -224,3 +234,12 @@ int eb_sqlite_page(struct eb_engine *engine, void *reader, struct eb_selection *
 int eb_sqlite_event(struct eb_engine *engine, void *reader, uint64_t seq, struct eb_event **ret);
 int eb_sqlite_topics(struct eb_engine *engine, void *reader, const char *after,
                      struct eb_topic_info *out, size_t max);
+
+/* seek_sqlite.c */
+ptrdiff_t eb_sqlite_events(struct eb_engine *engine, void *reader, const uint64_t *seqs,
+                           size_t count, size_t max_bytes, struct eb_event **events, int *errs);
+int eb_sqlite_first_at(struct eb_engine *engine, void *reader, int64_t time_ms, uint64_t *ret);
+int eb_sqlite_count_matching(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                             uint64_t from, uint64_t upto, uint64_t *ret);
+ptrdiff_t eb_sqlite_dead(struct eb_engine *engine, void *reader, uint64_t consumer, uint64_t after,
+                         uint64_t *ret, size_t max);

@@ -99,7 +99,8 @@ struct eb_op {
     /*
      * state, publish: what is to be kept in the same transaction; NULL: nothing. Called once, under the commit lock,
      * at the op's place and before its events are judged; not again when the group is tried again. It may set
-     * `count` of a publish to 0: then the op is a fence. A refused op writes nothing of it: `err` tells.
+     * `count` of a publish to 0: then the op is a fence, or a state op if there is something to be kept. A refused op
+     * writes nothing of it: `err` tells.
      */
     const struct eb_state_write *(*collect)(struct eb_op *op);
     const struct eb_state_write *writes; /* the store's: what it gave */

@@ -60,7 +60,8 @@ int eb_sqlite_trim_prepare(struct eb_sqlite *e)
         {&e->last_piece, "SELECT part, last_seq, last_ts FROM ids WHERE part < 0 ORDER BY part"
                          " LIMIT 1"},
         {&e->first, "SELECT seq FROM log ORDER BY seq LIMIT 1"},
-        {&e->due_acked, "SELECT seq, at FROM acked WHERE seq > ?1 ORDER BY seq LIMIT ?2"},
+        {&e->due_acked,
+         "SELECT seq, at FROM acked WHERE seq > ?1 AND seq < ?3 ORDER BY seq LIMIT ?2"},
         {&e->due_gone, "SELECT id, ts FROM gone WHERE id > ?1 ORDER BY id LIMIT ?2"},
         {&e->drop_gone, "DELETE FROM gone WHERE id = ?1"},
         {&e->dead_segment, "SELECT segment FROM segments WHERE events <= 0 LIMIT 1"},
@@ -203,11 +204,19 @@ static int trim_expired(struct turn *turn)
     return result;
 }
 
-/* Must the first event go, with @events and @bytes in the log? */
-static bool prefix_due(const struct eb_trim_request *request, int64_t ts, uint64_t events,
-                       uint64_t bytes)
+/* Somebody is not done with it (retention_holds): only its ttl may end it. */
+static bool held(const struct eb_trim_request *request, uint64_t seq)
 {
-    if (request->age_ms && ts <= request->now_ms - request->age_ms)
+    return request->hold_from && seq >= request->hold_from;
+}
+
+/* Must the first event go, with @events and @bytes in the log? */
+static bool prefix_due(const struct eb_trim_request *request, const struct victim *v,
+                       uint64_t events, uint64_t bytes)
+{
+    if (held(request, v->seq))
+        return false;
+    if (request->age_ms && v->ts <= request->now_ms - request->age_ms)
         return true;
     if (request->max_events && events > request->max_events)
         return true;
@@ -264,7 +273,7 @@ static int trim_prefix(struct turn *turn)
     while (count < turn->left && (rc = sqlite3_step(e->prefix)) == SQLITE_ROW) {
         struct victim *v = &turn->victims[count];
         read_victim(e->prefix, v);
-        if (!prefix_due(turn->request, v->ts, events, bytes))
+        if (!prefix_due(turn->request, v, events, bytes))
             break;
         events -= events > 0;
         bytes -= (uint64_t)v->bytes < bytes ? (uint64_t)v->bytes : bytes;
@@ -307,6 +316,22 @@ static void sweep_end(struct eb_sweep *sweep)
     sweep->next = sweep->min;
 }
 
+/* What is held is not looked at, and so must be when it is held no longer. */
+static bool acked_begin(struct eb_sweep *sweep, int64_t due, uint64_t hold)
+{
+    bool fresh = !sweep->under_way;
+    if (fresh && sweep->next > due && sweep->hold && (!hold || hold > sweep->hold)) {
+        sweep->under_way = true;
+        sweep->min = sweep->next;
+        sweep->seq = sweep->hold - 1;
+    } else if (!sweep_begin(sweep, due)) {
+        return false;
+    }
+    if (fresh)
+        sweep->hold = hold;
+    return true;
+}
+
 static int trim_acked(struct turn *turn)
 {
     struct eb_sqlite *e = turn->e;
@@ -315,15 +340,17 @@ static int trim_acked(struct turn *turn)
     unsigned count = 0, looked = 0, limit = turn->left * LOOK_FACTOR;
     int rc = SQLITE_DONE, result = 0;
 
-    if (turn->request->acked_ms < 0 || !turn->left || !sweep_begin(sweep, due))
+    if (turn->request->acked_ms < 0 || !turn->left ||
+        !acked_begin(sweep, due, turn->request->hold_from))
         return 0;
+    sqlite3_bind_int64(e->due_acked, 3, sweep->hold ? (sqlite3_int64)sweep->hold : INT64_MAX);
     sqlite3_bind_int64(e->due_acked, 1, (sqlite3_int64)sweep->seq);
     sqlite3_bind_int64(e->due_acked, 2, limit);
     while (count < turn->left && (rc = sqlite3_step(e->due_acked)) == SQLITE_ROW) {
         int64_t at = sqlite3_column_int64(e->due_acked, 1);
         sweep->seq = (uint64_t)sqlite3_column_int64(e->due_acked, 0);
         looked++;
-        if (at <= due)
+        if (at <= due && !held(turn->request, sweep->seq))
             turn->victims[count++].seq = sweep->seq;
         else if (at < sweep->min)
             sweep->min = at;

@@ -21,6 +21,9 @@
  *      asleep, the queue empty and the janitor without a turn takes the turn itself (inline_turn) and commits its
  *      op: no switch to the writer and back. What is submitted meanwhile is the writer's, who is woken once the
  *      turn is over: so a group is as large as ever as soon as there are several publishers.
+ * (W8) What an op wants kept (state.h) is asked for once, when its place in the order has come; then it is written again
+ *      in every try of its group, as its events are. Nothing of an op that is refused is written. In the lowest mode
+ *      an op that has something to keep is refused, so that who is told `ok` finds it after a crash.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -132,16 +135,21 @@ static void refuse(struct eb_op *op, const struct eb_group *group, int index)
     op->err.index = index;
 }
 
+static int need_begin(struct eb_store *store)
+{
+    struct eb_group *group = &store->group;
+    int rc = group->begun ? 0 : store->engine->ops->begin(store->engine);
+    group->begun = group->begun || rc == 0;
+    return rc;
+}
+
 /* The transaction is open, and all events of the group so far are in it. */
 static int need_transaction(struct eb_store *store)
 {
     struct eb_group *group = &store->group;
-    int rc = group->begun ? 0 : store->engine->ops->begin(store->engine);
-    if (rc < 0)
+    int rc = need_begin(store);
+    if (rc < 0 || group->appended == group->count)
         return rc;
-    group->begun = true;
-    if (group->appended == group->count)
-        return 0;
     rc = store->engine->ops->append(store->engine, group->fresh + group->appended,
                                     group->count - group->appended);
     group->appended = group->count;
@@ -294,6 +302,54 @@ static int apply_publish(struct eb_store *store, struct eb_op *op)
     return rc;
 }
 
+/* Ask the op what it wants kept, once however often its group is tried (W8). */
+static void collect(struct eb_op *op)
+{
+    if (op->collected)
+        return;
+    op->collected = true;
+    op->writes = op->collect ? op->collect(op) : NULL;
+}
+
+/* Write what the op wants kept. Its own events may come later: nothing of it refers to a row. */
+static int apply_writes(struct eb_store *store, struct eb_op *op, uint64_t first_seq)
+{
+    int (*put)(struct eb_engine *, const struct eb_state_write *, uint64_t) =
+        store->engine->ops->state;
+    int rc = 0;
+    if (!op->writes || !put)
+        return 0;
+    rc = need_begin(store);
+    for (const struct eb_state_write *w = op->writes; w && rc == 0; w = w->next_write)
+        rc = put(store->engine, w, first_seq);
+    return rc;
+}
+
+static int apply_state(struct eb_store *store, struct eb_op *op)
+{
+    collect(op);
+    if (op->writes && store->group.mode == EB_GROUP_NO_WRITE) {
+        refuse(op, &store->group, -1);
+        return 0;
+    }
+    return apply_writes(store, op, 0);
+}
+
+/* A publish that has something to keep: with its events or not at all. */
+static int apply_publish_with(struct eb_store *store, struct eb_op *op)
+{
+    collect(op);
+    if (!op->count)
+        return apply_state(store, op);
+    if (op->writes && store->group.mode == EB_GROUP_NO_WRITE) {
+        refuse(op, &store->group, -1);
+        memset(op->results, 0, op->count * sizeof *op->results);
+        return 0;
+    }
+    int rc = apply_publish(store, op);
+    return rc < 0 || op->err.code != EB_OK ? rc : apply_writes(store, op, op->results[0].seq);
+}
+
 static int apply_ack(struct eb_store *store, struct eb_op *op)
 {
     struct eb_group *group = &store->group;
@@ -366,7 +422,7 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
         op->err.index = -1;
         switch (op->kind) {
         case EB_OP_PUBLISH:
-            rc = apply_publish(store, op);
+            rc = op->collect ? apply_publish_with(store, op) : apply_publish(store, op);
             break;
         case EB_OP_ACK:
             rc = apply_ack(store, op);
@@ -374,8 +430,10 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
         case EB_OP_AUTO_ACK:
             rc = apply_auto_ack(store, op);
             break;
-        case EB_OP_FENCE:
         case EB_OP_STATE:
+            rc = apply_state(store, op);
+            break;
+        case EB_OP_FENCE:
         case EB_OP_UNSCHEDULE:
         case EB_OP_DUE:
             break;
