@@ -377,3 +377,11 @@ bool eb_pattern_match(const struct eb_pattern *pattern, const char *topic, size_
     }
     return !p.text || middle_match(p, t);
 }
+
+bool eb_topic_is_reply(const char *topic, size_t len)
+{
+    static const char word[] = "_reply";
+    const size_t word_len = sizeof word - 1;
+    return len >= word_len && topic[0] == '_' && memcmp(topic, word, word_len) == 0 &&
+           (len == word_len || topic[word_len] == '.');
+}

@@ -35,3 +35,5 @@ int eb_pattern_parse(struct eb_pattern *ret, const char *text, size_t len, struc
 bool eb_pattern_match(const struct eb_pattern *pattern, const char *topic, size_t len);
 /** Length of the first word. */
 size_t eb_first_word(const char *text, size_t len);
+/** Is its first word `_reply`? Such topics are gone with their last event (PROTOCOL 8). */
+bool eb_topic_is_reply(const char *topic, size_t len);

@@ -75,9 +75,12 @@ struct eb_engine_ops {
                     int64_t now_ms);
     int (*scheduled_find)(struct eb_engine *engine, const uint8_t id[16], struct eb_event **ret);
     int (*unschedule)(struct eb_engine *engine, const uint8_t id[16]); /* -ENOENT */
-    /* Takes up to @max that are due off the table, by due time and place; *ret_count of them. */
+    /*
+     * Takes up to @max that are due off the table, by due time and place; *ret_count of them, less than @max also when
+     * they are many bytes: *ret_more. -EBADMSG: the table cannot be read, and nothing was taken.
+     */
     int (*due)(struct eb_engine *engine, int64_t now_ms, struct eb_event **ret, size_t max,
-               size_t *ret_count);
+               size_t *ret_count, bool *ret_more);
     int (*commit)(struct eb_engine *engine);    /* durable as configured when it returns 0 */
     void (*rollback)(struct eb_engine *engine); /* also after a failed commit */
     int (*trim)(struct eb_engine *engine, const struct eb_trim_request *request,

@@ -13,6 +13,9 @@
  *      The newest event stays, however large.
  * (R4) What fell off is known by its end (`overflow_upto`); retention's end is `deleted_upto`, never below
  *      it. A reader that starts at or before them is told so by a gap.
+ * (R5) A topic's last seq outlives its events (PROTOCOL 8): topics without events are remembered in `past`, those that
+ *      had their last event longest ago are forgotten first when they are more than a part of memory_bytes. Each slot
+ *      knows the seq before it of the same topic: so a topic's events are a list, from the newest.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -29,12 +32,21 @@
 #define COPY_MAX    128u  /* references copied under one hold of the lock */
 #define LOOK_MAX    4096u /* slots looked at for one page */
 #define SCAN_FACTOR 32u   /* slots scanned for each row a trim may delete */
+#define PAST_PART   16u   /* of memory_bytes may be taken by topics without events */
 
 struct slot {
     struct eb_event *event; /* one reference; NULL: deleted alone */
     struct eb_topic_node *topic;
     int64_t expires; /* ms since 1970, 0 = never */
     int64_t acked;   /* when, 0 = not */
+    uint64_t before; /* the topic's seq before this one, 0: none; also of an empty slot */
+};
+
+/* Topics without events, and their last seqs. */
+struct past {
+    struct eb_topicset topics;
+    struct eb_topic_node *oldest, *youngest;
+    size_t bytes;
 };
 
 struct memory_engine {
@@ -50,6 +62,7 @@ struct memory_engine {
     uint64_t deleted_upto, overflow_upto;
     struct eb_topicset topics;
     struct eb_deadlist dead;
+    struct past past;
     uint64_t scan; /* where the search for expired and acknowledged ones goes on */
 
     /* The holder of the commit lock only. */
@@ -100,17 +113,61 @@ static int grow_locked(struct memory_engine *m)
     return 0;
 }
 
+/* ---- topics that have no event any more (R5), lock held ---- */
+
+static size_t node_bytes(const struct eb_topic_node *node)
+{
+    return sizeof *node + node->len + 1u;
+}
+
+static void past_drop_locked(struct past *past, struct eb_topic_node *node)
+{
+    past->bytes -= node_bytes(node);
+    *(node->older ? &node->older->younger : &past->oldest) = node->younger;
+    *(node->younger ? &node->younger->older : &past->youngest) = node->older;
+    eb_topicset_drop(&past->topics, node);
+}
+
+/* The last seq of a topic that gets an event again; it is remembered with that from now on. */
+static uint64_t past_take_locked(struct past *past, const struct eb_topic_node *topic)
+{
+    struct eb_topic_node *node = eb_topicset_find(&past->topics, topic->name, topic->len);
+    uint64_t last = node ? node->last : 0;
+    if (node)
+        past_drop_locked(past, node);
+    return last;
+}
+
+static void past_add_locked(struct memory_engine *m, const struct eb_topic_node *topic)
+{
+    struct past *past = &m->past;
+    if (!topic->last || eb_topic_is_reply(topic->name, topic->len))
+        return;
+    struct eb_topic_node *node = eb_topicset_add(&past->topics, topic->name, topic->len);
+    if (!node)
+        return; /* as if it were one too many */
+    node->last = topic->last;
+    node->older = past->youngest;
+    *(past->youngest ? &past->youngest->younger : &past->oldest) = node;
+    past->youngest = node;
+    past->bytes += node_bytes(node);
+    while (past->bytes > m->limit / PAST_PART)
+        past_drop_locked(past, past->oldest);
+}
+
 static void empty_slot_locked(struct memory_engine *m, struct slot *slot)
 {
     if (!slot->event)
         return;
+    if (slot->topic->events == 1)
+        past_add_locked(m, slot->topic);
     m->bytes -= eb_event_size(slot->event);
     m->events--;
     m->mortal -= slot->expires != 0;
     m->acked -= slot->acked != 0;
     eb_topicset_drop(&m->topics, slot->topic);
     eb_event_unref(slot->event);
-    *slot = (struct slot){0};
+    *slot = (struct slot){.before = slot->before};
 }
 
 static void pop_head_locked(struct memory_engine *m)
@@ -149,12 +206,16 @@ static int push_locked(struct memory_engine *m, struct eb_event *event)
         return -ENOMEM;
     if (m->count == 0)
         m->base = event->seq;
+    if (topic->events == 1)
+        topic->last = past_take_locked(&m->past, topic);
     struct slot *slot = &m->slots[(m->first + m->count) & (m->cap - 1)];
     *slot = (struct slot){
         .event = eb_event_ref(event),
         .topic = topic,
         .expires = expiry_of(event),
+        .before = topic->last,
     };
+    topic->last = event->seq;
     m->count++;
     m->events++;
     m->mortal += slot->expires != 0;
@@ -250,7 +311,10 @@ static void memory_rollback(struct eb_engine *engine)
         }
     }
     while (m->count && next_seq(m) > m->mark) {
-        empty_slot_locked(m, slot_of(m, next_seq(m) - 1));
+        struct slot *slot = slot_of(m, next_seq(m) - 1);
+        if (slot->event)
+            slot->topic->last = slot->before;
+        empty_slot_locked(m, slot);
         m->count--;
     }
     if (!m->count)
@@ -258,6 +322,18 @@ static void memory_rollback(struct eb_engine *engine)
     eb_deadlist_undo(&m->dead);
     eb_lock_drop(&m->lock);
     m->ack_count = 0;
+}
+
+static int memory_topic_last(struct eb_engine *engine, const char *topic, size_t len, uint64_t *ret)
+{
+    struct memory_engine *m = self(engine);
+    eb_lock_take(&m->lock);
+    const struct eb_topic_node *node = eb_topicset_find(&m->topics, topic, len);
+    if (!node)
+        node = eb_topicset_find(&m->past.topics, topic, len);
+    *ret = node ? node->last : 0;
+    eb_lock_drop(&m->lock);
+    return 0;
 }
 
 static int memory_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event **ret)
@@ -582,6 +658,8 @@ static void memory_close(struct eb_engine *engine, bool clean, int64_t now_ms)
     struct memory_engine *m = self(engine);
     while (m->count)
         pop_head_locked(m);
+    while (m->past.oldest)
+        past_drop_locked(&m->past, m->past.oldest);
     eb_lock_finish(&m->lock);
     free(m->slots);
     free(m->acks);
@@ -595,6 +673,7 @@ static const struct eb_engine_ops memory_ops = {
     .append = memory_append,
     .ack = memory_ack,
     .state = memory_state,
+    .topic_last = memory_topic_last,
     .commit = memory_commit,
     .rollback = memory_rollback,
     .trim = memory_trim,

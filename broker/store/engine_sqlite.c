@@ -143,6 +143,8 @@ void eb_sqlite_show(struct eb_sqlite *e)
         .wal_bytes = e->wal_bytes,
         .topics = e->now.topics,
         .acked = e->now.acked,
+        .scheduled = e->now.scheduled,
+        .next_due_ms = e->now.next_due,
     };
     struct eb_segment *before = NULL;
 
@@ -211,6 +213,8 @@ static int sqlite_commit(struct eb_engine *engine)
     struct eb_sqlite *e = eb_sqlite_of(engine);
     int result = flush_deltas(e), rc;
 
+    if (result == 0)
+        result = eb_scheduled_settle(e);
     if (result < 0)
         return result;
     rc = eb_sqlite_run(e->commit);
@@ -238,14 +242,16 @@ static int sqlite_probe(struct eb_engine *engine)
 
 /* ---- what goes in ---- */
 
-/* The id of the event's topic, made if there is none. 0 with ret_id, -errno. */
+/* The id of the topic of an event that is appended, made if there is none. 0 with ret_id, -errno. */
 static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t *ret_id)
 {
-    uint32_t id = eb_topic_ids_get(e->topics, event->topic, event->topic_len);
+    struct eb_topic_known *known = eb_topic_ids_get(e->topics, event->topic, event->topic_len);
+    uint32_t id = 0;
     int rc;
 
-    if (id) {
-        *ret_id = id;
+    if (known) {
+        known->last = event->seq;
+        *ret_id = known->id;
         return 0;
     }
     sqlite3_bind_text(e->find_topic, 1, event->topic, event->topic_len, SQLITE_STATIC);
@@ -267,7 +273,8 @@ static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t 
         e->now.topic_top = id;
         e->now.topics++;
     }
-    eb_topic_ids_put(e->topics, event->topic, event->topic_len, id);
+    eb_topic_ids_put(e->topics, event->topic, event->topic_len,
+                     (struct eb_topic_known){.id = id, .last = event->seq});
     *ret_id = id;
     return 0;
 }
@@ -516,7 +523,8 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
                      " FROM " EB_ROW_SOURCE},
         {&e->add_expiry, "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)"},
         {&e->add_topic, "INSERT INTO topics(id, name) VALUES(?1, ?2)"},
-        {&e->find_topic, "SELECT id FROM topics WHERE name = ?1"},
+        {&e->find_topic, "SELECT id, last_seq FROM topics WHERE name = ?1"},
+        {&e->keep_last, "UPDATE topics SET last_seq = max(last_seq, ?2) WHERE id = ?1"},
         {&e->topic_name, "SELECT name FROM topics WHERE id = ?1"},
         {&e->get, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq = ?1"},
         {&e->ack, "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 WHERE EXISTS"
@@ -534,6 +542,8 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
             return result;
     }
     int result = eb_sqlite_keep_prepare(e);
+    if (result == 0)
+        result = eb_scheduled_prepare(e);
     return result < 0 ? result : eb_sqlite_trim_prepare(e);
 }
 
@@ -544,6 +554,11 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .append = sqlite_append,
     .ack = sqlite_ack,
     .state = eb_sqlite_keep,
+    .topic_last = eb_sqlite_topic_last,
+    .schedule = eb_sqlite_schedule,
+    .scheduled_find = eb_sqlite_scheduled_find,
+    .unschedule = eb_sqlite_unschedule,
+    .due = eb_sqlite_due,
     .commit = sqlite_commit,
     .rollback = sqlite_rollback,
     .trim = eb_sqlite_trim,
@@ -563,6 +578,7 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .first_at = eb_sqlite_first_at,
     .count = eb_sqlite_count_matching,
     .dead = eb_sqlite_dead,
+    .scheduled = eb_sqlite_scheduled,
     .figures = sqlite_figures,
     .trouble = sqlite_trouble,
 };

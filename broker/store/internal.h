@@ -37,6 +37,7 @@ struct eb_store_tune {
     uint64_t retention_bytes, retention_events;
     int64_t acked_retention_ms;
     uint64_t min_free;
+    uint64_t max_scheduled;
 };
 
 struct eb_space {
@@ -59,6 +60,15 @@ enum eb_group_mode {
     EB_GROUP_NO_WRITE,   /* nothing that needs a row: fences and pure duplicates are answered */
 };
 
+/* Which of a group's events is its topic's last (tails.c). Begins zeroed but for the key. */
+struct eb_tails {
+    uint32_t *slots;  /* 1 + place in group->fresh; 0: empty */
+    uint32_t *before; /* by place: what stood in the slot */
+    uint32_t cap;
+    size_t known; /* of group->fresh, so many are in it */
+    uint64_t key;
+};
+
 /* One transaction while it is built. */
 struct eb_group {
     enum eb_group_mode mode;
@@ -71,6 +81,11 @@ struct eb_group {
     size_t count, cap;
     size_t appended; /* the engine has these of them */
     uint64_t bytes;  /* of its new events */
+    struct eb_tails tails;
+    uint64_t max_scheduled;
+    uint64_t scheduled_before; /* store->scheduled when it was begun */
+    uint64_t waiting;          /* members that were scheduled */
+    bool schedule_moved;       /* there is more or less that waits */
     uint64_t duplicates, reused, acked, refused_full;
     struct eb_trim_result trimmed; /* what it deleted on the way */
 };
@@ -104,6 +119,7 @@ struct eb_store {
     int64_t retry_at;   /* [C] mono ms: nothing is written before, when read_only or disk_full */
     uint64_t full_free; /* [C] free bytes when the disk was last full */
     unsigned trim_rows; /* [C] janitor: rows of one step, by how long they take */
+    uint64_t scheduled; /* [C] events that wait, this transaction's included */
     bool trim_behind;   /* [C] retention has more to delete: each group takes a part with it */
 
     struct eb_lock state_lock;
@@ -113,6 +129,7 @@ struct eb_store {
     _Atomic uint64_t hold;      /* [a] eb_store_hold; 0: nothing is held */
     _Atomic uint64_t deletions; /* [a] eb_store_deletions */
     _Atomic uint64_t last_seq;  /* [a] committed */
+    _Atomic int64_t next_due;   /* [a] eb_store_next_due */
     atomic_bool read_only;      /* [a] moves in eb_store_failed() and eb_store_recovered() only */
     atomic_bool disk_full;      /* [a] the same: the disk itself said so */
     _Atomic uint64_t dedupe_ids;
@@ -149,6 +166,37 @@ void eb_store_show_dedupe_locked(struct eb_store *store);
 void *eb_writer_thread(void *store);
 /** Commit all that is queued on the caller's thread: no writer thread runs (tests, close before start). */
 void eb_writer_drain(struct eb_store *store);
+
+/* Of a group that is being built [C]; a refusal needs op->err and 1. */
+void eb_group_refuse(struct eb_op *op, const struct eb_group *group, int index);
+/** What tells a repeat from another event under the same id; NULL: it is a repeat. */
+const char *eb_group_difference(const struct eb_event *a, const struct eb_event *b);
+/** May a new event enter? 0, or 1 with op->err. */
+int eb_group_check_new(struct eb_store *store, struct eb_op *op, uint32_t i);
+int eb_group_begin(struct eb_store *store);
+int eb_group_room(struct eb_group *group, size_t more);
+/** The next seq is @event's. There is room. */
+void eb_group_add(struct eb_store *store, struct eb_event *event);
+
+/* tails.c [C] */
+/** Seq of the last event of the topic among group->fresh, 0: there is none. 0 or -ENOMEM. */
+int eb_tails_find(struct eb_group *group, const char *topic, size_t len, uint64_t *ret);
+void eb_tails_cut(struct eb_group *group, size_t count); /* before group->count falls to @count */
+void eb_tails_clear(struct eb_group *group);             /* before group->fresh is filled anew */
+void eb_tails_finish(struct eb_group *group);
+
+/* asks.c [C] */
+/**
+ * Judge a member that is no repeat of an event, when it asks something or something waits. *ret_done: it has its
+ * result. 0, 1 (refused, op->err says why), -errno.
+ */
+int eb_asked_member(struct eb_store *store, struct eb_op *op, uint32_t i, bool *ret_done);
+/** The op is refused: what its first @count members have scheduled goes. */
+int eb_asked_take_back(struct eb_store *store, struct eb_op *op, uint32_t count);
+int eb_asked_unschedule(struct eb_store *store, struct eb_op *op);
+int eb_asked_due(struct eb_store *store, struct eb_op *op);
+/** Show what the engine has committed: how many wait, until when. */
+void eb_asked_show(struct eb_store *store);
 
 /* janitor.c */
 void *eb_janitor_thread(void *store);

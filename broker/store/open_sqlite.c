@@ -209,6 +209,8 @@ static int load(struct eb_sqlite *e, bool fresh, bool new_epoch, struct eb_engin
     if (result == 0)
         result = load_segments(e);
     if (result == 0)
+        result = eb_scheduled_load(e);
+    if (result == 0)
         result = eb_sqlite_prepare(e);
     if (result == 0)
         result = eb_sql_int(e->db, "PRAGMA page_size", EB_PAGE_SIZE, &page_size);
@@ -238,6 +240,7 @@ static void destroy(struct eb_sqlite *e)
     eb_checkpointer_finish(&e->checkpointer);
     eb_lock_finish(&e->state_lock);
     eb_lock_finish(&e->damaged_lock);
+    free(e->bad);
     free(e->path);
     free(e->vfs);
     free(e);

@@ -51,6 +51,8 @@ static int prepare(struct eb_sqlite_reader *r)
         {&r->last_row, "SELECT max(seq) FROM log"},
         {&r->dead, "SELECT seq FROM dead_letters WHERE consumer = ?1 AND seq > ?2 ORDER BY seq"
                    " LIMIT ?3"},
+        {&r->scheduled,
+         "SELECT " EB_SCHEDULED_COLUMNS " FROM scheduled WHERE place > ?1 ORDER BY place"},
         {&r->list, "SELECT seqs FROM postings WHERE place = (?1 << 32 | ?2)"},
         {&r->lists,
          "SELECT topic, seqs FROM postings WHERE place BETWEEN ?1 << 32 AND (?1 << 32 | 4294967295)"

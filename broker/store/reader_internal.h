@@ -17,7 +17,8 @@ struct eb_sqlite_reader {
     sqlite3 *db;
     sqlite3_stmt *begin, *commit, *scan, *get, *is_acked, *deleted_upto;
     sqlite3_stmt *topic_name, *topic_id, *topic_top, *topics_above, *topics_between, *topics_after;
-    sqlite3_stmt *list, *lists, *list_bytes, *segment_events, *reserved, *last_row, *dead;
+    sqlite3_stmt *list, *lists, *list_bytes, *segment_events, *reserved, *last_row, *dead,
+        *scheduled;
     struct {
         uint32_t id; /* 0: free */
         uint8_t len;

@@ -8,6 +8,8 @@
  * (G2) A list may name events that were deleted meanwhile, never one of another topic; it is dropped when the
  *      segment's last event is.
  * (G3) A list is believed only with its checksum: else its segment is read row by row, which finds the same.
+ * (G4) With a topic's list `topics.last_seq` reaches at least to the list's end: so what a topic's last seq was is known
+ *      for all closed segments, whatever was deleted of them. A topic that is gone (last_sqlite.c) gets no list.
  */
 #include "broker/store/segments.h"
 
@@ -187,17 +189,37 @@ static int write_list(sqlite3_stmt *stmt, const struct eb_segment *segment, uint
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
-static int write_lists(const struct eb_segment *segment, sqlite3_stmt *stmt, const uint16_t *order,
-                       uint32_t count, unsigned char *blob)
+/* (G4) ret_there: is there still such a topic? */
+static int write_last(sqlite3 *db, sqlite3_stmt *stmt, uint32_t topic, uint64_t seq,
+                      bool *ret_there)
 {
+    int rc = sqlite3_bind_int64(stmt, 1, topic);
+
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(stmt, 2, (sqlite3_int64)seq);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(stmt);
+    sqlite3_reset(stmt);
+    *ret_there = rc == SQLITE_DONE && sqlite3_changes(db) > 0;
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+static int write_lists(const struct eb_segment *segment, sqlite3 *db, sqlite3_stmt *stmt,
+                       sqlite3_stmt *last, const uint16_t *order, uint32_t count,
+                       unsigned char *blob)
+{
+    uint64_t base = eb_segment_base(segment->number);
     int rc = SQLITE_OK;
+    bool there;
 
     for (uint32_t i = 0, n; i < count && rc == SQLITE_OK; i += n) {
         uint32_t topic = atomic_load_explicit(&segment->topic[order[i]], memory_order_relaxed);
         for (n = 1; i + n < count; n++)
             if (atomic_load_explicit(&segment->topic[order[i + n]], memory_order_relaxed) != topic)
                 break;
-        rc = write_list(stmt, segment, topic, order + i, n, blob);
+        rc = write_last(db, last, topic, base + order[i + n - 1], &there);
+        if (rc == SQLITE_OK && there)
+            rc = write_list(stmt, segment, topic, order + i, n, blob);
     }
     return rc;
 }
@@ -224,7 +246,7 @@ int eb_segment_write(const struct eb_segment *segment, sqlite3 *db)
 {
     uint16_t *order = malloc(EB_SEGMENT_SEQS * sizeof(*order));
     unsigned char *blob = malloc(EB_SEGMENT_SEQS * 2 + EB_POSTINGS_TAIL);
-    sqlite3_stmt *stmt = NULL;
+    sqlite3_stmt *stmt = NULL, *last = NULL;
     uint32_t count = UINT32_MAX;
     int result = -ENOMEM;
 
@@ -238,11 +260,18 @@ int eb_segment_write(const struct eb_segment *segment, sqlite3 *db)
                                " VALUES(?1, ?2, ?3, ?1 << 32 | ?2)",
                                -1, &stmt, NULL));
     if (result == 0)
-        result = eb_sql_errno(db, write_lists(segment, stmt, order, count, blob));
+        result =
+            eb_sql_errno(db, sqlite3_prepare_v2(db,
+                                                "UPDATE topics SET last_seq = max(last_seq, ?2)"
+                                                " WHERE id = ?1",
+                                                -1, &last, NULL));
+    if (result == 0)
+        result = eb_sql_errno(db, write_lists(segment, db, stmt, last, order, count, blob));
     if (result == 0)
         result = write_row(segment, db);
 out:
     sqlite3_finalize(stmt);
+    sqlite3_finalize(last);
     free(order);
     free(blob);
     return result;

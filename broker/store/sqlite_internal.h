@@ -18,12 +18,19 @@
 
 /* ---- topic_ids.c: names to ids, for the writer ---- */
 
+struct eb_topic_known {
+    uint32_t id;
+    uint64_t
+        last; /* the topic's last seq, this transaction included: exact, or the topic is not known here */
+};
 struct eb_topic_ids; /* bounded: what does not fit is asked of the file again */
 struct eb_topic_ids *eb_topic_ids_create(void);
 void eb_topic_ids_destroy(struct eb_topic_ids *ids);
-uint32_t eb_topic_ids_get(struct eb_topic_ids *ids, const char *name,
-                          size_t len); /* 0: not known */
-void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len, uint32_t id);
+/** NULL: not known. Lives until the next call that changes the cache. */
+struct eb_topic_known *eb_topic_ids_get(struct eb_topic_ids *ids, const char *name, size_t len);
+void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len,
+                      struct eb_topic_known known);
+void eb_topic_ids_drop(struct eb_topic_ids *ids, const char *name, size_t len);
 void eb_topic_ids_clear(struct eb_topic_ids *ids);
 
 /* ---- row_source.c: events as rows of a virtual table ---- */
@@ -67,8 +74,10 @@ struct eb_sqlite_state {
     int64_t open_last_ts;
     bool dead_segments; /* there may be segments without events, whose rows can go */
     struct eb_sweep acked_sweep, gone_sweep;
-    int64_t ids_top; /* highest part in `ids` */
-    bool ids_saved;  /* there may be pieces of an old snapshot in `ids` */
+    int64_t ids_top;                   /* highest part in `ids` */
+    bool ids_saved;                    /* there may be pieces of an old snapshot in `ids` */
+    uint64_t scheduled, scheduled_top; /* rows in `scheduled`, highest place given in it */
+    int64_t next_due;                  /* INT64_MAX: there are none */
 };
 
 /* What meta.saved says of the snapshot (ids_sqlite.c). */
@@ -123,7 +132,9 @@ struct eb_sqlite {
     sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *first,
         *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
         *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece;
-    sqlite3_stmt *keep[EB_SQLITE_KEEP];        /* of state_sqlite.c */
+    sqlite3_stmt *keep[EB_SQLITE_KEEP]; /* of state_sqlite.c */
+    sqlite3_stmt *keep_last;
+    sqlite3_stmt *schedule, *scheduled_find, *unschedule, *due, *drop_due, *next_due;
     struct eb_row_source source;               /* [C] what `append` inserts */
     struct eb_topic_ids *topics;               /* [C] */
     struct eb_segment *open;                   /* [C] being filled */
@@ -149,6 +160,9 @@ struct eb_sqlite {
     struct eb_engine_figures figures; /* [S] */
     struct eb_segment *shown;         /* [S] the open segment as of the last commit */
     char trouble[200];                /* [C] */
+
+    uint64_t *bad; /* [C] places in `scheduled` that are passed over (scheduled_sqlite.c, S3) */
+    size_t bad_count;
 
     struct eb_lock damaged_lock;
     uint64_t damaged[EB_DAMAGED_KNOWN]; /* [damaged_lock] seqs that were counted and logged */
@@ -190,6 +204,31 @@ int eb_sqlite_load_kept(struct eb_engine *engine, const struct eb_state_loader *
 int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *request,
                    struct eb_trim_result *ret);
 int eb_sqlite_trim_prepare(struct eb_sqlite *e);
+
+/* last_sqlite.c */
+int eb_sqlite_topic_last(struct eb_engine *engine, const char *topic, size_t len, uint64_t *ret);
+/** An event of the open segment that is deleted. */
+struct eb_last_note {
+    uint32_t topic;
+    uint64_t seq;
+};
+/** The last seqs of @notes' topics outlive their events; in the open transaction. Sorts them. [C] */
+int eb_last_keep(struct eb_sqlite *e, struct eb_last_note *notes, size_t count);
+
+/* scheduled_sqlite.c */
+#define EB_SCHEDULED_COLUMNS "place, id, due, made, topic, ttl, content_type, headers, payload, crc"
+int eb_scheduled_prepare(struct eb_sqlite *e);
+int eb_scheduled_load(struct eb_sqlite *e); /* the figures, at start */
+/** In the transaction that ends: what a start need not count. [C] */
+int eb_scheduled_settle(struct eb_sqlite *e);
+int eb_sqlite_schedule(struct eb_engine *engine, const struct eb_event *event, int64_t due_ms,
+                       int64_t now_ms);
+int eb_sqlite_scheduled_find(struct eb_engine *engine, const uint8_t id[16], struct eb_event **ret);
+int eb_sqlite_unschedule(struct eb_engine *engine, const uint8_t id[16]);
+int eb_sqlite_due(struct eb_engine *engine, int64_t now_ms, struct eb_event **ret, size_t max,
+                  size_t *ret_count, bool *ret_more);
+ptrdiff_t eb_sqlite_scheduled(struct eb_engine *engine, void *reader, uint64_t after,
+                              struct eb_scheduled *ret, size_t max);
 
 /* ids_sqlite.c */
 /** Keep the ids of deleted events, in the open transaction. [C] */

@@ -30,6 +30,7 @@ static void tune_from(struct eb_store_tune *tune, const struct eb_store_config *
         .retention_events = config->retention_events,
         .acked_retention_ms = config->acked_retention_ms,
         .min_free = config->min_free,
+        .max_scheduled = config->max_scheduled,
     };
 }
 
@@ -99,6 +100,7 @@ static void save_ids(struct eb_store *store)
 static void destroy(struct eb_store *store)
 {
     eb_dedupe_finish(&store->dedupe);
+    eb_tails_finish(&store->group);
     free(store->group.fresh);
     eb_lock_finish(&store->state_lock);
     eb_lock_finish(&store->commit_lock);
@@ -138,6 +140,7 @@ static int create_bare(const struct eb_store_config *config, const struct eb_sto
     eb_cond_init(&store->janitor_cond);
     eb_space_init(&store->space);
     atomic_init(&store->dedupe_oldest, INT64_MIN);
+    atomic_init(&store->next_due, INT64_MAX);
     store->env = env ? *env : eb_store_env_real;
     store->last_timestamp = INT64_MIN;
     tune_from(&store->tune, config);
@@ -163,6 +166,8 @@ static int adopt(struct eb_store *store, struct eb_engine *engine,
     store->last_timestamp = start->last_timestamp;
     eb_lock_take(&store->commit_lock);
     int rc = load_ids(store);
+    store->group.tails.key = store->dedupe.key[0];
+    eb_asked_show(store);
     eb_lock_drop(&store->commit_lock);
     return rc;
 }
@@ -350,6 +355,7 @@ void eb_store_info(struct eb_store *store, struct eb_store_info *ret)
     info.wal_bytes = figures.wal_bytes;
     info.topics = figures.topics;
     info.acked = figures.acked;
+    info.scheduled = figures.scheduled;
     int64_t oldest = atomic_load(&store->dedupe_oldest);
     int64_t now = store->env.wall_ms(store->env.ctx);
     if (oldest != INT64_MIN && now > oldest)
@@ -420,6 +426,11 @@ uint64_t eb_store_deletions(struct eb_store *store)
     return atomic_load(&store->deletions);
 }
 
+int64_t eb_store_next_due(struct eb_store *store)
+{
+    return atomic_load_explicit(&store->next_due, memory_order_acquire);
+}
+
 bool eb_store_in_memory(struct eb_store *store)
 {
     return !store->config.path;
@@ -455,6 +466,15 @@ int eb_reader_event(struct eb_reader *reader, uint64_t seq, struct eb_event **re
     if (seq < 1 || seq > eb_store_last_seq(reader->store))
         return -ENOENT;
     return engine->ops->event(engine, reader->impl, seq, ret);
+}
+
+ptrdiff_t eb_reader_scheduled(struct eb_reader *reader, uint64_t after, struct eb_scheduled *ret,
+                              size_t max)
+{
+    struct eb_engine *engine = reader->store->engine;
+    if (!engine->ops->scheduled)
+        return 0;
+    return engine->ops->scheduled(engine, reader->impl, after, ret, max);
 }
 
 int eb_reader_topics(struct eb_reader *reader, const char *after, struct eb_topic_info *out,

@@ -1,6 +1,7 @@
 /*
- * topic_ids.c - the writer's memory of topic ids: a cache of fixed size, so that a flood of topics costs
- * look-ups in the file and not memory. Sets of four; a newcomer takes the place that was taken longest ago.
+ * topic_ids.c - the writer's memory of topics, their ids and last seqs: a cache of fixed size, so that a flood of
+ * topics costs look-ups in the file and not memory. Sets of four; a newcomer takes the place that was taken longest
+ * ago.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 #define WAYS 4
 
 struct entry {
-    uint32_t hash, id;
+    struct eb_topic_known known;
+    uint32_t hash;
     uint8_t len;
     char *name; /* NULL: free */
 };
@@ -51,19 +53,37 @@ void eb_topic_ids_destroy(struct eb_topic_ids *ids)
     free(ids);
 }
 
-uint32_t eb_topic_ids_get(struct eb_topic_ids *ids, const char *name, size_t len)
+static struct entry *find(struct eb_topic_ids *ids, const char *name, size_t len)
 {
     uint32_t hash = hash_of(name, len);
-    const struct entry *set = ids->entries[hash % SETS];
+    struct entry *set = ids->entries[hash % SETS];
 
     for (unsigned w = 0; w < WAYS; w++)
         if (set[w].name && set[w].hash == hash && set[w].len == len &&
             memcmp(set[w].name, name, len) == 0)
-            return set[w].id;
-    return 0;
+            return &set[w];
+    return NULL;
 }
 
-void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len, uint32_t id)
+struct eb_topic_known *eb_topic_ids_get(struct eb_topic_ids *ids, const char *name, size_t len)
+{
+    struct entry *entry = find(ids, name, len);
+
+    return entry ? &entry->known : NULL;
+}
+
+void eb_topic_ids_drop(struct eb_topic_ids *ids, const char *name, size_t len)
+{
+    struct entry *entry = find(ids, name, len);
+
+    if (!entry)
+        return;
+    free(entry->name);
+    *entry = (struct entry){.name = NULL};
+}
+
+void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len,
+                      struct eb_topic_known known)
 {
     uint32_t hash = hash_of(name, len);
     struct entry *entry = &ids->entries[hash % SETS][ids->oldest[hash % SETS]++ % WAYS];
@@ -73,5 +93,5 @@ void eb_topic_ids_put(struct eb_topic_ids *ids, const char *name, size_t len, ui
         return; /* only a cache */
     memcpy(copy, name, len);
     free(entry->name);
-    *entry = (struct entry){.hash = hash, .id = id, .len = (uint8_t)len, .name = copy};
+    *entry = (struct entry){.known = known, .hash = hash, .len = (uint8_t)len, .name = copy};
 }

@@ -39,19 +39,29 @@ static void split(struct eb_topic_node *node, const char *name, size_t len,
     *left = *right = NULL;
 }
 
-struct eb_topic_node *eb_topicset_add(struct eb_topicset *set, const char *name, size_t len)
+struct eb_topic_node *eb_topicset_find(const struct eb_topicset *set, const char *name, size_t len)
 {
     for (struct eb_topic_node *node = set->root; node;) {
         int order = compare(name, len, node->name, node->len);
-        if (order == 0) {
-            node->events++;
+        if (order == 0)
             return node;
-        }
         node = order < 0 ? node->left : node->right;
+    }
+    return NULL;
+}
+
+struct eb_topic_node *eb_topicset_add(struct eb_topicset *set, const char *name, size_t len)
+{
+    struct eb_topic_node *found = eb_topicset_find(set, name, len);
+    if (found) {
+        found->events++;
+        return found;
     }
     struct eb_topic_node *added = malloc(sizeof *added + len + 1);
     if (!added)
         return NULL;
+    added->last = 0;
+    added->older = added->younger = NULL;
     added->weight = next_random(set);
     added->events = 1;
     added->len = (uint8_t)len;

@@ -3,7 +3,8 @@
  * what is left behind of all that.
  *
  * (D1) Everything a deletion touches is in one transaction: the row, its places in `expiry` and `acked`, its id
- *      in `ids`, the figures of its segment, `deleted_upto`, and `last_seq` when the newest event goes.
+ *      in `ids`, the figures of its segment, `deleted_upto`, and `last_seq` when the newest event goes; its
+ *      topic's `last_seq` when it is of the open segment (last_sqlite.c, L1).
  * (D2) `deleted_upto` moves by age, bytes and number only: single deletions make no gap.
  * (D3) A turn deletes at most max_rows events and looks at a bounded number of rows besides.
  * (D4) Rows are collected first and deleted then: no table is changed while it is read.
@@ -33,6 +34,8 @@ struct turn {
     struct victim *victims;       /* room for max_rows */
     struct eb_dedupe_entry *kept; /* the same: ids that stay in the dedupe window */
     size_t kept_count;
+    struct eb_last_note *lasts; /* the same: events of the open segment that go */
+    size_t last_count;
     unsigned left; /* rows that may still be deleted */
 };
 
@@ -126,6 +129,19 @@ static void keep_id(struct turn *turn, const struct victim *v)
     turn->kept_count++;
 }
 
+/* The memory of the open segment ends with the run. */
+static void note_last(struct turn *turn, uint64_t seq)
+{
+    struct eb_segment *open = turn->e->open;
+
+    if (eb_segment_of(seq) == open->number)
+        turn->lasts[turn->last_count++] = (struct eb_last_note){
+            .topic = atomic_load_explicit(&open->topic[seq & (EB_SEGMENT_SEQS - 1)],
+                                          memory_order_relaxed),
+            .seq = seq,
+        };
+}
+
 /* Delete one event and all that hangs on it (D1). */
 static int delete_event(struct turn *turn, const struct victim *v)
 {
@@ -146,6 +162,7 @@ static int delete_event(struct turn *turn, const struct victim *v)
     }
     if (result == 0) {
         keep_id(turn, v);
+        note_last(turn, v->seq);
         result = eb_sqlite_count(e, v->seq, -1, -v->bytes, -acked);
     }
     turn->left--;
@@ -247,6 +264,7 @@ static int delete_run(struct turn *turn, const struct victim *list, unsigned cou
         if (at != INT64_MAX)
             result = drop_expiry(turn, at, list[i].seq);
         keep_id(turn, &list[i]);
+        note_last(turn, list[i].seq);
         bytes += list[i].bytes;
     }
     if (result == 0)
@@ -470,6 +488,8 @@ static int settle(struct turn *turn)
         result = eb_sqlite_set_meta(e, EB_META_LAST_SEQ, (int64_t)last);
     if (!there && result == 0)
         result = eb_sqlite_set_meta(e, EB_META_LAST_TS, e->now.last_ts);
+    if (result == 0)
+        result = eb_last_keep(e, turn->lasts, turn->last_count);
     return result;
 }
 
@@ -519,11 +539,13 @@ int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *reque
     turn.left = request->max_rows;
     turn.victims = malloc((request->max_rows + 1u) * sizeof(*turn.victims));
     turn.kept = malloc((request->max_rows + 1u) * sizeof(*turn.kept));
-    if (turn.victims && turn.kept)
+    turn.lasts = malloc((request->max_rows + 1u) * sizeof(*turn.lasts));
+    if (turn.victims && turn.kept && turn.lasts)
         rc = trim_all(&turn);
     if (rc == 0)
         *ret = result;
     free(turn.victims);
     free(turn.kept);
+    free(turn.lasts);
     return rc;
 }

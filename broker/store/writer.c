@@ -110,7 +110,9 @@ static struct eb_op *cut_group(struct eb_store *store)
         if (op->kind == EB_OP_PUBLISH)
             for (uint32_t i = 0; i < op->count; i++)
                 more += eb_event_size(op->events[i]);
-        size_t rows = op->kind == EB_OP_PUBLISH || op->kind == EB_OP_AUTO_ACK ? op->count : 1;
+        size_t rows = op->kind == EB_OP_PUBLISH || op->kind == EB_OP_AUTO_ACK ? op->count
+                      : op->kind == EB_OP_DUE                                 ? op->room
+                                                                              : 1;
         if (last && (events + rows > store->config.group_events ||
                      bytes + more > store->config.group_bytes))
             break;
@@ -129,13 +131,13 @@ static struct eb_op *cut_group(struct eb_store *store)
 
 /* ---- building a group ---- */
 
-static void refuse(struct eb_op *op, const struct eb_group *group, int index)
+void eb_group_refuse(struct eb_op *op, const struct eb_group *group, int index)
 {
     op->err = group->refusal;
     op->err.index = index;
 }
 
-static int need_begin(struct eb_store *store)
+int eb_group_begin(struct eb_store *store)
 {
     struct eb_group *group = &store->group;
     int rc = group->begun ? 0 : store->engine->ops->begin(store->engine);
@@ -147,7 +149,7 @@ static int need_begin(struct eb_store *store)
 static int need_transaction(struct eb_store *store)
 {
     struct eb_group *group = &store->group;
-    int rc = need_begin(store);
+    int rc = eb_group_begin(store);
     if (rc < 0 || group->appended == group->count)
         return rc;
     rc = store->engine->ops->append(store->engine, group->fresh + group->appended,
@@ -164,7 +166,7 @@ static struct eb_event *fresh_event(const struct eb_group *group, uint64_t seq)
     return group->fresh[seq - group->base - 1];
 }
 
-static int group_room(struct eb_group *group, size_t more)
+int eb_group_room(struct eb_group *group, size_t more)
 {
     if (group->count + more <= group->cap)
         return 0;
@@ -179,8 +181,7 @@ static int group_room(struct eb_group *group, size_t more)
     return 0;
 }
 
-/* What tells a repeat from another event under the same id; NULL: it is a repeat. */
-static const char *difference(const struct eb_event *a, const struct eb_event *b)
+const char *eb_group_difference(const struct eb_event *a, const struct eb_event *b)
 {
     if (a->topic_len != b->topic_len || memcmp(a->topic, b->topic, a->topic_len) != 0)
         return "topic";
@@ -202,14 +203,14 @@ static int check_repeat(struct eb_store *store, struct eb_op *op, uint32_t i, ui
         if (rc == -ENOENT || rc == -EBADMSG)
             return 0; /* nothing is left to compare with */
         if (rc < 0 && group->mode == EB_GROUP_NO_WRITE) {
-            refuse(op, group, (int)i); /* the lowest mode does not fail (W3) */
+            eb_group_refuse(op, group, (int)i); /* the lowest mode does not fail (W3) */
             return 1;
         }
         if (rc < 0)
             return rc;
         first = stored;
     }
-    const char *what = difference(first, op->events[i]);
+    const char *what = eb_group_difference(first, op->events[i]);
     if (what) {
         char id[EB_UUID_TEXT + 1];
         eb_uuid_format(id, op->events[i]->id);
@@ -229,6 +230,7 @@ static void take_back(struct eb_store *store, size_t count, uint64_t mark)
 {
     struct eb_group *group = &store->group;
     eb_dedupe_undo(&store->dedupe, mark);
+    eb_tails_cut(group, count);
     while (group->count > count) {
         struct eb_event *event = group->fresh[--group->count];
         group->bytes -= eb_event_size(event);
@@ -238,12 +240,11 @@ static void take_back(struct eb_store *store, size_t count, uint64_t mark)
     store->given = group->base + group->count;
 }
 
-/* May a new event enter? 0, or 1 with op->err. */
-static int check_new(struct eb_store *store, struct eb_op *op, uint32_t i)
+int eb_group_check_new(struct eb_store *store, struct eb_op *op, uint32_t i)
 {
     struct eb_group *group = &store->group;
     if (group->mode == EB_GROUP_NO_WRITE || (group->mode == EB_GROUP_NO_PUBLISH && !op->internal)) {
-        refuse(op, group, (int)i);
+        eb_group_refuse(op, group, (int)i);
         if (op->err.code == EB_STORAGE_FULL)
             group->refused_full++;
         return 1;
@@ -255,6 +256,16 @@ static int check_new(struct eb_store *store, struct eb_op *op, uint32_t i)
         return 1;
     }
     return 0;
+}
+
+void eb_group_add(struct eb_store *store, struct eb_event *event)
+{
+    struct eb_group *group = &store->group;
+    event->seq = store->given + 1;
+    event->timestamp = group->now;
+    group->fresh[group->count++] = event;
+    group->bytes += eb_event_size(event);
+    store->given = event->seq;
 }
 
 /* Judge one member: give it a seq or find that it is a repeat. 0, 1 (refused), -errno. */
@@ -273,14 +284,13 @@ static int check_member(struct eb_store *store, struct eb_op *op, uint32_t i, si
         };
         return check_repeat(store, op, i, found->seq);
     }
-    int rc = check_new(store, op, i);
-    if (rc)
-        return rc; /* the entry just put goes with the rest of the op */
-    event->seq = seq;
-    event->timestamp = group->now;
-    group->fresh[group->count++] = event;
-    group->bytes += eb_event_size(event);
-    store->given = seq;
+    bool done = false;
+    int rc = op->asks || store->scheduled ? eb_asked_member(store, op, i, &done) : 0;
+    if (rc == 0 && !done)
+        rc = eb_group_check_new(store, op, i);
+    if (rc || done)
+        return rc; /* refused: the entry just put goes with the rest of the op */
+    eb_group_add(store, event);
     op->results[i] = (struct eb_op_result){.seq = seq};
     return 0;
 }
@@ -289,16 +299,19 @@ static int apply_publish(struct eb_store *store, struct eb_op *op)
 {
     struct eb_group *group = &store->group;
     size_t op_first = group->count;
+    uint64_t waiting = group->waiting;
     uint64_t mark = eb_dedupe_mark(&store->dedupe);
-    int rc = group->mode == EB_GROUP_NO_WRITE ? 0 : group_room(group, op->count);
-    for (uint32_t i = 0; rc == 0 && i < op->count; i++)
-        rc = check_member(store, op, i, op_first);
+    int rc = group->mode == EB_GROUP_NO_WRITE ? 0 : eb_group_room(group, op->count);
+    uint32_t judged = 0;
+    for (; rc == 0 && judged < op->count; judged++)
+        rc = check_member(store, op, judged, op_first);
     if (rc == 1) {
         take_back(store, op_first, mark);
+        rc = eb_asked_take_back(store, op, judged - 1);
         memset(op->results, 0, op->count * sizeof *op->results);
-        return 0;
+        return rc;
     }
-    group->duplicates += op->count - (group->count - op_first);
+    group->duplicates += op->count - (group->count - op_first) - (group->waiting - waiting);
     return rc;
 }
 
@@ -319,7 +332,7 @@ static int apply_writes(struct eb_store *store, struct eb_op *op, uint64_t first
     int rc = 0;
     if (!op->writes || !put)
         return 0;
-    rc = need_begin(store);
+    rc = eb_group_begin(store);
     for (const struct eb_state_write *w = op->writes; w && rc == 0; w = w->next_write)
         rc = put(store->engine, w, first_seq);
     return rc;
@@ -329,7 +342,7 @@ static int apply_state(struct eb_store *store, struct eb_op *op)
 {
     collect(op);
     if (op->writes && store->group.mode == EB_GROUP_NO_WRITE) {
-        refuse(op, &store->group, -1);
+        eb_group_refuse(op, &store->group, -1);
         return 0;
     }
     return apply_writes(store, op, 0);
@@ -342,7 +355,7 @@ static int apply_publish_with(struct eb_store *store, struct eb_op *op)
     if (!op->count)
         return apply_state(store, op);
     if (op->writes && store->group.mode == EB_GROUP_NO_WRITE) {
-        refuse(op, &store->group, -1);
+        eb_group_refuse(op, &store->group, -1);
         memset(op->results, 0, op->count * sizeof *op->results);
         return 0;
     }
@@ -359,7 +372,7 @@ static int apply_ack(struct eb_store *store, struct eb_op *op)
         return 0;
     }
     if (group->mode == EB_GROUP_NO_WRITE) {
-        refuse(op, group, -1);
+        eb_group_refuse(op, group, -1);
         return 0;
     }
     if (op->has_id) {
@@ -392,7 +405,7 @@ static int apply_auto_ack(struct eb_store *store, struct eb_op *op)
 {
     struct eb_group *group = &store->group;
     if (group->mode == EB_GROUP_NO_WRITE) {
-        refuse(op, group, -1);
+        eb_group_refuse(op, group, -1);
         return 0;
     }
     int rc = op->count ? need_transaction(store) : 0;
@@ -433,9 +446,13 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
         case EB_OP_STATE:
             rc = apply_state(store, op);
             break;
-        case EB_OP_FENCE:
         case EB_OP_UNSCHEDULE:
+            rc = eb_asked_unschedule(store, op);
+            break;
         case EB_OP_DUE:
+            rc = eb_asked_due(store, op);
+            break;
+        case EB_OP_FENCE:
             break;
         }
         op->last_seq = store->given;
@@ -482,6 +499,7 @@ static void undo(struct eb_store *store)
     if (group->begun)
         store->engine->ops->rollback(store->engine);
     take_back(store, 0, group->mark);
+    store->scheduled = group->scheduled_before;
     count(&store->stats.commit_failures, 1);
 }
 
@@ -509,6 +527,9 @@ static void start_group(struct eb_store *store, const struct eb_store_tune *tune
     uint64_t has;
     group->mode = EB_GROUP_ALL;
     group->base = store->given;
+    eb_tails_clear(group);
+    group->max_scheduled = tune->max_scheduled;
+    group->scheduled_before = store->scheduled;
     group->count = 0;
     group->bytes = 0;
     group->now = eb_store_now_locked(store);
@@ -549,6 +570,8 @@ static int try_group(struct eb_store *store, const struct eb_store_tune *tune, s
     group->appended = 0;
     group->trimmed = (struct eb_trim_result){0};
     group->duplicates = group->reused = group->acked = group->refused_full = 0;
+    group->waiting = 0;
+    group->schedule_moved = false;
     int rc = apply_ops(store, ops);
     if (rc == 0 && group->begun && group->mode == EB_GROUP_ALL &&
         eb_janitor_join_locked(store, tune, group->count, &group->trimmed) < 0) {
@@ -569,6 +592,8 @@ static void settle(struct eb_store *store, const struct eb_store_tune *tune)
         eb_store_recovered_locked(store, group->count > 0);
     eb_dedupe_bound(&store->dedupe, tune->dedupe_max);
     eb_store_show_dedupe_locked(store);
+    if (group->schedule_moved)
+        eb_asked_show(store);
     count(&store->stats.stored, group->count);
     count(&store->space.written, group->bytes);
     count(&store->stats.duplicates, group->duplicates);
