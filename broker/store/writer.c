@@ -316,11 +316,12 @@ static int apply_publish(struct eb_store *store, struct eb_op *op)
 }
 
 /* Ask the op what it wants kept, once however often its group is tried (W8). */
-static void collect(struct eb_op *op)
+static void collect(struct eb_store *store, struct eb_op *op)
 {
     if (op->collected)
         return;
     op->collected = true;
+    op->last_seq = store->given;
     op->writes = op->collect ? op->collect(op) : NULL;
 }
 
@@ -340,7 +341,7 @@ static int apply_writes(struct eb_store *store, struct eb_op *op, uint64_t first
 
 static int apply_state(struct eb_store *store, struct eb_op *op)
 {
-    collect(op);
+    collect(store, op);
     if (op->writes && store->group.mode == EB_GROUP_NO_WRITE) {
         eb_group_refuse(op, &store->group, -1);
         return 0;
@@ -351,7 +352,7 @@ static int apply_state(struct eb_store *store, struct eb_op *op)
 /* A publish that has something to keep: with its events or not at all. */
 static int apply_publish_with(struct eb_store *store, struct eb_op *op)
 {
-    collect(op);
+    collect(store, op);
     if (!op->count)
         return apply_state(store, op);
     if (op->writes && store->group.mode == EB_GROUP_NO_WRITE) {

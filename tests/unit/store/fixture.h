@@ -2,7 +2,7 @@
  * fixture.h - a store without threads on an engine that can be told to fail, with clocks that stand still.
  *
  * The engine is the ring in memory behind a layer of fault points: the n-th call of those that may fail
- * (begin, append, ack, commit, lookup) returns fault.code, once or from then on.
+ * (begin, append, ack, state, commit, lookup) returns fault.code, once or from then on.
  */
 #pragma once
 
@@ -32,7 +32,9 @@ struct fixture {
     struct eb_engine *inner;
     struct eb_engine_counters counters;
     struct fault fault;
-    unsigned begins, commits, probes;
+    unsigned begins, commits, probes, writes;
+    int trim_fault;     /* -errno of each trim, 0: none */
+    uint64_t hold_from; /* of the last trim */
     int64_t wall, mono;
     uint64_t free;
     struct eb_store_config config;
@@ -86,6 +88,12 @@ static int fx_ack(struct eb_engine *engine, uint64_t seq, int64_t now)
     TRY();
     return INNER(ack)(FX(engine)->inner, seq, now);
 }
+static int fx_state(struct eb_engine *engine, const struct eb_state_write *write, uint64_t first)
+{
+    TRY();
+    FX(engine)->writes++;
+    return INNER(state)(FX(engine)->inner, write, first);
+}
 static int fx_commit(struct eb_engine *engine)
 {
     TRY();
@@ -99,7 +107,9 @@ static void fx_rollback(struct eb_engine *engine)
 static int fx_trim(struct eb_engine *engine, const struct eb_trim_request *request,
                    struct eb_trim_result *ret)
 {
-    return INNER(trim)(FX(engine)->inner, request, ret);
+    FX(engine)->hold_from = request->hold_from;
+    return FX(engine)->trim_fault ? FX(engine)->trim_fault
+                                  : INNER(trim)(FX(engine)->inner, request, ret);
 }
 static int fx_probe(struct eb_engine *engine)
 {
@@ -161,6 +171,7 @@ static const struct eb_engine_ops fx_ops = {
     .begin = fx_begin,
     .append = fx_append,
     .ack = fx_ack,
+    .state = fx_state,
     .commit = fx_commit,
     .rollback = fx_rollback,
     .trim = fx_trim,

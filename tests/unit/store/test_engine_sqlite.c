@@ -264,6 +264,58 @@ static unsigned ids_since(struct log_fixture *fx, int64_t since)
     return (unsigned)ids[0];
 }
 
+/* What is held stays, whatever retention says, but for its ttl; it goes as soon as it is held no longer. */
+static void held_events_stay(void **state)
+{
+    struct log_fixture *fx = *state;
+    struct eb_trim_request request = {.acked_ms = -1, .max_events = 2, .hold_from = 5};
+
+    fx_open(fx);
+    for (int i = 1; i <= 10; i++)
+        fx_publish(fx, "a", "x", i == 7 ? 1 : 0);
+    fx_trim(fx, request);
+    assert_int_equal(fx_figures(fx).deleted_upto, 4);
+    assert_int_equal(fx_figures(fx).events, 6);
+    request = (struct eb_trim_request){.acked_ms = -1, .max_bytes = 1, .age_ms = 1, .hold_from = 6};
+    fx->now += 2000; /* the ttl of event 7 ends */
+    fx_trim(fx, request);
+    assert_int_equal(fx_figures(fx).deleted_upto, 5);
+    assert_int_equal(fx_figures(fx).events, 4);
+    request.hold_from = 0;
+    fx_trim(fx, request);
+    assert_int_equal(fx_figures(fx).events, 0);
+}
+
+/* The same with what is acknowledged: what becomes free is found again without a look at what stays. */
+static void held_acknowledged_events_stay(void **state)
+{
+    struct log_fixture *fx = *state;
+    struct eb_trim_request request = {.acked_ms = 100, .hold_from = 5};
+
+    fx_open(fx);
+    for (int i = 1; i <= 10; i++)
+        fx_publish(fx, "a", "x", 0);
+    fx_begin(fx);
+    for (uint64_t seq = 1; seq <= 10; seq++)
+        assert_int_equal(fx->engine->ops->ack(fx->engine, seq, fx->now), 0);
+    fx_commit(fx);
+    fx->now += 200;
+    assert_false(fx_trim(fx, request).more);
+    assert_int_equal(fx_figures(fx).events, 6);
+    assert_false(fx_trim(fx, request).more); /* there is nothing to be done over and over */
+    request.hold_from = 8;
+    fx_trim(fx, request);
+    assert_int_equal(fx_figures(fx).events, 3);
+    request.hold_from = 6; /* another one came that wants more */
+    fx_trim(fx, request);
+    request.hold_from = 9;
+    fx_trim(fx, request);
+    assert_int_equal(fx_figures(fx).events, 2);
+    request.hold_from = 0;
+    fx_trim(fx, request);
+    assert_int_equal(fx_figures(fx).events, 0);
+}
+
 /* The id of a deleted event is remembered for as long as dedupe_window says, then forgotten. */
 static void deleted_id_stays_for_the_window(void **state)
 {
@@ -503,6 +555,8 @@ int main(void)
         T(retention_gap_ends_at_upto),
         T(expired_is_never_given),
         T(acked_is_passed_over_and_deleted),
+        T(held_events_stay),
+        T(held_acknowledged_events_stay),
         T(deleted_id_stays_for_the_window),
         T(damaged_row_is_a_gap),
         T(page_is_bounded),

@@ -83,6 +83,7 @@ struct work {
     struct eb_op_result result;
     const struct eb_state_write *give;
     bool withdraw; /* set count to 0 in collect */
+    uint64_t last; /* as collect found it */
     unsigned collected, done;
 };
 
@@ -90,6 +91,7 @@ static const struct eb_state_write *collect(struct eb_op *op)
 {
     struct work *w = op->user;
     w->collected++;
+    w->last = op->last_seq;
     if (w->withdraw)
         op->count = 0;
     return w->give;
@@ -317,6 +319,7 @@ static void refused_keeps_nothing(void **state)
     run(k, &w);
     eb_event_unref(w.event);
     assert_int_equal(w.op.err.code, EB_OK);
+    assert_int_equal(w.last, 1);
     assert_int_equal(eb_store_last_seq(k->store), 1);
 }
 

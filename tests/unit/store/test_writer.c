@@ -505,9 +505,145 @@ static void min_free_refuses_publishes(void **state)
     assert_false(info_of(fx).full);
 }
 
+/* ---- what is kept with an op ---- */
+
+static unsigned collected;
+
+static const struct eb_state_write *collect_given(struct eb_op *op)
+{
+    collected++;
+    assert_ptr_not_equal(op->seqs, NULL);
+    return (const struct eb_state_write *)(void *)op->seqs;
+}
+
+/* The writes travel where an act keeps its seqs: neither kind of op uses them. */
+static struct act *keeping(struct act *act, struct eb_state_write *writes)
+{
+    act->op.seqs = (uint64_t *)(void *)writes;
+    act->op.collect = collect_given;
+    return act;
+}
+
+static bool is_dead(struct fixture *fx, uint64_t consumer, uint64_t seq)
+{
+    uint64_t found = 0;
+    return fx->inner->ops->dead(fx->inner, NULL, consumer, seq - 1, &found, 1) == 1 && found == seq;
+}
+
+/* Below min_free what is kept goes on, as acks do; a publish from outside that brings something does not. */
+static void state_goes_on_below_min_free(void **state)
+{
+    struct fixture *fx = *state;
+    struct eb_state_write dead[] = {{.kind = EB_STATE_DEAD_ADD, .consumer = 1, .seq = 3},
+                                    {.kind = EB_STATE_DEAD_ADD, .consumer = 2}};
+    fx->config.path = "folder/eventbus.db";
+    fx->config.min_free = 64 << 20;
+    fx->free = 1 << 20;
+    fx_open(fx);
+    assert_int_equal(EB_OK, code_of(keeping(act_new(fx, EB_OP_STATE), &dead[0])));
+    assert_true(is_dead(fx, 1, 3));
+    assert_int_equal(EB_STORAGE_FULL, code_of(keeping(publish(fx, 1, "a", "1"), &dead[1])));
+    struct act *own = keeping(publish(fx, 2, "$dead.x", "2"), &dead[1]);
+    own->op.internal = true;
+    assert_int_equal(1, seq_of(own));
+    assert_true(is_dead(fx, 2, 1));
+}
+
+/* A group that fails is tried again without asking again; at the real end of the disk the op is refused. */
+static void collected_once_however_often_it_is_tried(void **state)
+{
+    struct fixture *fx = *state;
+    struct eb_state_write dead = {.kind = EB_STATE_DEAD_ADD, .consumer = 1, .seq = 3};
+    fx_open(fx);
+    collected = 0;
+    fx->fault = (struct fault){.at = 2, .code = -ENOSPC}; /* the first commit */
+    assert_int_equal(EB_OK, code_of(keeping(act_new(fx, EB_OP_STATE), &dead)));
+    assert_int_equal(1, collected);
+    assert_int_equal(2, fx->writes);
+    assert_true(is_dead(fx, 1, 3));
+    dead.seq = 4;
+    fx->mono += EB_RETRY_MS;
+    fx->fault = (struct fault){.at = 2, .code = -ENOSPC, .lasting = true};
+    assert_int_equal(EB_STORAGE_FULL, code_of(keeping(act_new(fx, EB_OP_STATE), &dead)));
+    assert_int_equal(2, collected);
+    assert_false(is_dead(fx, 1, 4));
+}
+
+/* What is held is told to each turn of deletion. */
+static void a_hold_reaches_the_janitor(void **state)
+{
+    struct fixture *fx = *state;
+    fx_open(fx);
+    fx->hold_from = 99;
+    step_janitor(fx);
+    assert_int_equal(0, fx->hold_from);
+    eb_store_hold(fx->store, 7);
+    step_janitor(fx);
+    assert_int_equal(7, fx->hold_from);
+    eb_store_hold(fx->store, 0);
+    step_janitor(fx);
+    assert_int_equal(1, fx->hold_from);
+    eb_store_hold(fx->store, UINT64_MAX);
+    step_janitor(fx);
+    assert_int_equal(0, fx->hold_from);
+}
+
+/* Retention takes part in the writer's groups (J2); what is held is held there, too, in memory as well. */
+static void a_hold_reaches_groups(void **state)
+{
+    struct fixture *fx = *state;
+    fx->config.retention_events = 4;
+    fx_open(fx);
+    for (unsigned i = 1; i <= 10; i++)
+        seq_of(publish(fx, i, "a", "x"));
+    eb_store_hold(fx->store, 3);
+    fx->store->trim_behind = true;
+    seq_of(publish(fx, 11, "a", "x"));
+    assert_int_equal(3, fx->hold_from);
+    assert_int_equal(3, info_of(fx).first_seq);
+    eb_store_hold(fx->store, UINT64_MAX);
+    fx->store->trim_behind = true;
+    seq_of(publish(fx, 12, "a", "x"));
+    assert_int_equal(9, info_of(fx).first_seq);
+}
+
+/* A deletion that fails inside a group costs the group nothing: it goes without, and the janitor says so. */
+static void a_failing_delete_inside_a_group_costs_no_publish(void **state)
+{
+    struct fixture *fx = *state;
+    fx->config.retention_events = 2;
+    fx_open(fx);
+    for (unsigned i = 1; i <= 6; i++)
+        seq_of(publish(fx, i, "a", "x"));
+    fx->store->trim_behind = true;
+    fx->trim_fault = -EIO;
+    struct act *a = submit(publish(fx, 7, "a", "7")), *repeat = submit(publish(fx, 1, "a", "x"));
+    eb_writer_drain(fx->store);
+    assert_int_equal(EB_OK, a->op.err.code);
+    assert_int_equal(7, a->results[0].seq);
+    assert_true(repeat->results[0].duplicate);
+    act_free(a);
+    act_free(repeat);
+    assert_false(fx->store->trim_behind);
+    assert_false(info_of(fx).read_only);
+    assert_int_equal(7, info_of(fx).events);
+    step_janitor(fx);
+    assert_true(info_of(fx).read_only);
+    fx->trim_fault = 0;
+    fx->mono += EB_RETRY_MS;
+    step_janitor(fx);
+    step_janitor(fx);
+    assert_int_equal(6, info_of(fx).first_seq);
+}
+
 /* ---- fault loop ---- */
 
-#define LOOP_ACTS 12
+static struct eb_state_write loop_keeps[] = {
+    {.kind = EB_STATE_DEAD_ADD, .consumer = 5, .seq = 40},
+    {.kind = EB_STATE_DEAD_ADD, .consumer = 6},
+};
+
+#define LOOP_ACTS 14
 
 static void loop_acts(struct fixture *fx, struct act *acts[LOOP_ACTS])
 {
@@ -528,6 +664,10 @@ static void loop_acts(struct fixture *fx, struct act *acts[LOOP_ACTS])
     acts[n]->op.internal = true;
     submit(acts[n++]);
     acts[n++] = submit(add(publish(fx, 15, "a", "15"), 16, "a", "16"));
+    acts[n++] = submit(keeping(act_new(fx, EB_OP_STATE), &loop_keeps[0]));
+    acts[n] = keeping(publish(fx, 17, "$dead.x", "17"), &loop_keeps[1]);
+    acts[n]->op.internal = true;
+    submit(acts[n++]);
     acts[n++] = submit(act_new(fx, EB_OP_FENCE));
     assert_int_equal(LOOP_ACTS, n);
 }
@@ -558,6 +698,11 @@ static void assert_sound(struct fixture *fx, struct act *acts[LOOP_ACTS])
             eb_event_unref(stored);
         }
     }
+    assert_int_equal(acts[11]->op.err.code == EB_OK, is_dead(fx, 5, 40));
+    if (acts[12]->op.err.code == EB_OK)
+        assert_true(is_dead(fx, 6, acts[12]->results[0].seq));
+    else
+        assert_int_equal(0, fx->inner->ops->dead(fx->inner, NULL, 6, 0, &(uint64_t){0}, 1));
     assert_int_equal(last, new_events);
     assert_int_equal(last, info_of(fx).events);
 }
@@ -633,6 +778,11 @@ int main(void)
         TEST(io_error_turns_read_only),
         TEST(janitor_finds_it_writable_again),
         TEST(min_free_refuses_publishes),
+        TEST(state_goes_on_below_min_free),
+        TEST(collected_once_however_often_it_is_tried),
+        TEST(a_hold_reaches_the_janitor),
+        TEST(a_hold_reaches_groups),
+        TEST(a_failing_delete_inside_a_group_costs_no_publish),
         TEST(every_failure_is_sound),
     };
     return cmocka_run_group_tests_name("writer", tests, NULL, NULL);
