@@ -17,13 +17,14 @@ struct eb_broker {
     struct eb_net *net;            /* [I] */
     struct eb_listener *listeners; /* [I] after start */
     size_t listener_count;
-    char **tokens;     /* [B] NULL: none asked for */
-    char *limits_json; /* [B] */
-    bool quiesced;     /* [B] */
-    unsigned busy;     /* [B] calls of the embedding API under way, threads of subscriptions */
-    struct eb_broker_subscription *subscriptions; /* [B] open ones (embed_subscribe.c) */
-    pthread_cond_t idle;                          /* busy fell, or there is one subscription more */
-    struct MHD_OptionItem mhd_options[3];         /* [I] for a host's daemon (embed_mhd.c) */
+    char **tokens;                        /* [B] NULL: none asked for */
+    char *limits_json;                    /* [B] */
+    bool quiesced;                        /* [B] */
+    unsigned calls;                       /* [B] of the embedding API under way */
+    unsigned threads;                     /* [B] of parts that may still touch it */
+    struct eb_embed_part *parts;          /* [B] open subscriptions, workers, outboxes (embed.h) */
+    pthread_cond_t idle;                  /* calls or threads fell */
+    struct MHD_OptionItem mhd_options[3]; /* [I] for a host's daemon (embed_mhd.c) */
 };
 
 /** Start from settings, which are copied. Errors as eb_broker_start. */

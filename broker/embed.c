@@ -8,6 +8,7 @@
 
 #include "broker/broker.h"
 #include "broker/embed.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/uuid.h"
 
@@ -91,6 +92,8 @@ int eb_embed_errno(const struct eb_error *error, char *err)
         [EB_INVALID_MESSAGE_ID] = EINVAL,
         [EB_FORBIDDEN] = EPERM,
         [EB_NOT_FOUND] = ENOENT,
+        [EB_CONFLICT] = ESTALE,
+        [EB_TIMEOUT] = ETIMEDOUT,
         [EB_PAYLOAD_TOO_LARGE] = EMSGSIZE,
         [EB_MESSAGE_ID_REUSED] = EEXIST,
         [EB_LIMIT_EXCEEDED] = EMFILE,
@@ -110,7 +113,7 @@ bool eb_embed_enter(eb_broker *broker, char *err)
 {
     eb_lock_take(&broker->lock);
     bool may = !broker->quiesced;
-    broker->busy += may;
+    broker->calls += may;
     eb_lock_drop(&broker->lock);
     if (!may && err)
         snprintf(err, EB_BROKER_ERROR, "the broker is stopping");
@@ -120,8 +123,71 @@ bool eb_embed_enter(eb_broker *broker, char *err)
 void eb_embed_leave(eb_broker *broker)
 {
     eb_lock_take(&broker->lock);
-    broker->busy--;
+    broker->calls--;
     pthread_cond_signal(&broker->idle); /* under the lock: behind it the broker may be gone */
+    eb_lock_drop(&broker->lock);
+}
+
+/* ---- parts ---- */
+
+void eb_embed_add(eb_broker *broker, struct eb_embed_part *part, unsigned threads,
+                  void (*end)(struct eb_embed_part *part))
+{
+    part->broker = broker;
+    part->end = end;
+    eb_lock_take(&broker->lock);
+    broker->threads += threads;
+    part->open = true;
+    part->next = broker->parts;
+    if (part->next)
+        part->next->prev = part;
+    broker->parts = part;
+    eb_lock_drop(&broker->lock);
+}
+
+static void take_locked(struct eb_embed_part *part)
+{
+    if (part->prev)
+        part->prev->next = part->next;
+    else
+        part->broker->parts = part->next;
+    if (part->next)
+        part->next->prev = part->prev;
+    part->open = false;
+}
+
+void eb_embed_thread_left(eb_broker *broker)
+{
+    eb_lock_take(&broker->lock);
+    broker->threads--;
+    pthread_cond_signal(&broker->idle); /* under the lock: behind it the broker may be gone */
+    eb_lock_drop(&broker->lock);
+}
+
+bool eb_embed_take(struct eb_embed_part *part)
+{
+    eb_lock_take(&part->broker->lock);
+    bool was_open = part->open;
+    if (was_open)
+        take_locked(part);
+    eb_lock_drop(&part->broker->lock);
+    return was_open;
+}
+
+void eb_embed_end(eb_broker *broker)
+{
+    struct eb_embed_part *part;
+    eb_lock_take(&broker->lock);
+    while ((part = broker->parts) || broker->calls > 0 || broker->threads > 0) {
+        if (!part || broker->calls > 0) { /* a call may be making one */
+            eb_cond_wait(&broker->idle, &broker->lock, -1);
+            continue;
+        }
+        take_locked(part);
+        eb_lock_drop(&broker->lock);
+        part->end(part);
+        eb_lock_take(&broker->lock);
+    }
     eb_lock_drop(&broker->lock);
 }
 
@@ -166,11 +232,34 @@ static int add_headers(struct eb_headers *headers, const char *const *list, stru
     return 0;
 }
 
-static int add_event(eb_broker *broker, struct eb_publish *publish, const eb_broker_publish *event,
-                     struct eb_error *error)
+static int message_id(const char *text, struct eb_headers *headers, struct eb_draft *ret,
+                      struct eb_error *error)
 {
-    struct eb_headers headers;
-    struct eb_draft draft = {
+    bool foreign = false;
+    if (eb_message_id_parse(ret->id, &foreign, text, strlen(text), error) < 0)
+        return -1;
+    ret->has_id = true;
+    if (foreign && eb_headers_set_message_id(headers, text, strlen(text)) < 0)
+        return eb_fail(error, EB_INTERNAL, "out of memory");
+    return 0;
+}
+
+static int when(const eb_broker_publish *event, struct eb_draft *ret, struct eb_error *error)
+{
+    if (event->delay_ms != 0 && event->deliver_at_ms != 0)
+        return eb_fail(error, EB_INVALID_REQUEST,
+                       "deliver_at_ms and delay_ms are both set: one says when");
+    if (event->delay_ms < 0 || event->deliver_at_ms < 0)
+        return eb_fail(error, EB_INVALID_REQUEST, "deliver_at_ms or delay_ms is negative");
+    ret->deliver_at_ms =
+        event->delay_ms > 0 ? eb_wall_ms() + event->delay_ms : event->deliver_at_ms;
+    return 0;
+}
+
+int eb_embed_draft(const eb_broker_publish *event, struct eb_headers *headers, struct eb_draft *ret,
+                   struct eb_error *error)
+{
+    *ret = (struct eb_draft){
         .topic = event->topic ? event->topic : "",
         .topic_len = event->topic ? strlen(event->topic) : 0,
         .payload = event->payload ? event->payload : "",
@@ -178,22 +267,26 @@ static int add_event(eb_broker *broker, struct eb_publish *publish, const eb_bro
         .content_type = event->content_type,
         .content_type_len = event->content_type ? strlen(event->content_type) : 0,
         .ttl = event->ttl_s < 0 ? EB_TTL_UNSET : event->ttl_s,
+        .has_expected = event->expects_last_seq,
+        .expected = event->expected_last_seq,
     };
-    bool foreign = false;
+    if (when(event, ret, error) < 0 || add_headers(headers, event->headers, error) < 0)
+        return -1;
+    if (event->message_id && message_id(event->message_id, headers, ret, error) < 0)
+        return -1;
+    ret->headers = eb_headers_text(headers, &ret->headers_len);
+    return eb_buf_failed(&headers->buf) ? eb_fail(error, EB_INTERNAL, "out of memory") : 0;
+}
+
+static int add_event(eb_broker *broker, struct eb_publish *publish, const eb_broker_publish *event,
+                     struct eb_error *error)
+{
+    struct eb_headers headers;
+    struct eb_draft draft;
     eb_headers_init(&headers, (unsigned)broker->settings.max_headers);
-    int rc = add_headers(&headers, event->headers, error);
-    if (rc == 0 && event->message_id) {
-        rc = eb_message_id_parse(draft.id, &foreign, event->message_id, strlen(event->message_id),
-                                 error);
-        draft.has_id = true;
-    }
-    if (rc == 0 && foreign &&
-        eb_headers_set_message_id(&headers, event->message_id, strlen(event->message_id)) < 0)
-        rc = eb_fail(error, EB_INTERNAL, "out of memory");
-    if (rc == 0) {
-        draft.headers = eb_headers_text(&headers, &draft.headers_len);
+    int rc = eb_embed_draft(event, &headers, &draft, error);
+    if (rc == 0)
         rc = eb_publish_add(broker->bus, publish, &draft, error);
-    }
     eb_headers_finish(&headers);
     return rc;
 }
@@ -208,6 +301,7 @@ static void take_results(const struct eb_publish *publish, eb_broker_ack *rets)
     for (uint32_t i = 0; rets && i < publish->op.count; i++) {
         rets[i].seq = publish->op.results[i].seq;
         rets[i].duplicate = publish->op.results[i].duplicate;
+        rets[i].scheduled = publish->op.results[i].scheduled;
         eb_uuid_format(rets[i].message_id, publish->op.events[i]->id);
     }
 }

@@ -5,10 +5,8 @@
  * (S1) The handler runs with no lock held. While it is slow the session's queue fills and the stream lags, as
  *      any other's does: the log feeds it.
  * (S2) The session holds the subscription, and two hold the session: the program and the thread.
- * (S3) A subscription is on its broker's list until it is ended, once, by the program or by eb_broker_stop: who
- *      takes it off the list ends it.
- * (S4) Its thread counts as `busy` until it touches nothing of the broker any more, so eb_broker_stop outlives a
- *      callback that has ended its own subscription.
+ * (S3) Its thread is waited for until it touches nothing of the broker any more (embed.h), so eb_broker_stop
+ *      outlives a callback that has ended its own subscription.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -29,14 +27,12 @@ struct note {
 };
 
 struct eb_broker_subscription {
-    eb_broker *broker;                   /* [I] */
-    eb_broker_subscription *prev, *next; /* [B] of the broker's list */
-    bool open;                           /* [B] on that list */
-    struct eb_session *session;          /* [I] one reference */
-    eb_broker_handler handler;           /* [I] */
-    void *user;                          /* [I] */
-    pthread_t thread;                    /* [I] */
-    struct eb_lock lock;                 /* EB_RANK_LEAF: ready, ending */
+    struct eb_embed_part part;  /* first */
+    struct eb_session *session; /* [I] one reference */
+    eb_broker_handler handler;  /* [I] */
+    void *user;                 /* [I] */
+    pthread_t thread;           /* [I] */
+    struct eb_lock lock;        /* EB_RANK_LEAF: ready, ending */
     pthread_cond_t cond;
     bool ready, ending;
 };
@@ -164,13 +160,13 @@ static void *thread_main(void *arg)
 {
     eb_broker_subscription *sub = arg;
     struct eb_session *session = sub->session;
-    eb_broker *broker = sub->broker;
+    eb_broker *broker = sub->part.broker;
     pthread_setname_np(pthread_self(), "eb-sub");
     own = sub;
     while (wait_ready(sub))
         deliver(sub);
-    eb_session_unref(session); /* the thread's */
-    eb_embed_leave(broker);    /* S4 */
+    eb_session_unref(session);    /* the thread's */
+    eb_embed_thread_left(broker); /* S3 */
     return NULL;
 }
 
@@ -232,41 +228,21 @@ static void ask(eb_broker *broker, eb_broker_subscription *sub, const struct eb_
     *error = subscribe.err;
 }
 
-static void list_add(eb_broker_subscription *sub)
+/* It is off the list: end it. */
+static void end(struct eb_embed_part *part)
 {
-    eb_broker *broker = sub->broker;
-    eb_lock_take(&broker->lock);
-    broker->busy++; /* its thread */
-    sub->open = true;
-    sub->next = broker->subscriptions;
-    if (sub->next)
-        sub->next->prev = sub;
-    broker->subscriptions = sub;
-    pthread_cond_signal(&broker->idle);
-    eb_lock_drop(&broker->lock);
-}
-
-static void list_take_locked(eb_broker_subscription *sub)
-{
-    eb_lock_assert_held(&sub->broker->lock);
-    if (sub->prev)
-        sub->prev->next = sub->next;
+    eb_broker_subscription *sub = (eb_broker_subscription *)(void *)part; /* its first member */
+    struct eb_session *session = sub->session;
+    eb_session_close(session);
+    eb_lock_take(&sub->lock);
+    sub->ending = true;
+    pthread_cond_signal(&sub->cond);
+    eb_lock_drop(&sub->lock);
+    if (own == sub)
+        pthread_detach(pthread_self()); /* from its own callback: it ends when that has returned */
     else
-        sub->broker->subscriptions = sub->next;
-    if (sub->next)
-        sub->next->prev = sub->prev;
-    sub->open = false;
-}
-
-/* True for the one caller that ends it (S3). */
-static bool list_take(eb_broker_subscription *sub)
-{
-    eb_lock_take(&sub->broker->lock);
-    bool was_open = sub->open;
-    if (was_open)
-        list_take_locked(sub);
-    eb_lock_drop(&sub->broker->lock);
-    return was_open;
+        pthread_join(sub->thread, NULL);
+    eb_session_unref(session); /* the program's */
 }
 
 /* NULL with *ret_rc when it cannot be made. */
@@ -277,7 +253,7 @@ static eb_broker_subscription *make(eb_broker *broker, const eb_broker_handler *
     *ret_rc = -ENOMEM;
     if (!sub)
         return NULL;
-    sub->broker = broker;
+    sub->part.broker = broker;
     sub->handler = *handler;
     sub->user = user;
     eb_lock_init(&sub->lock, EB_RANK_LEAF);
@@ -290,12 +266,11 @@ static eb_broker_subscription *make(eb_broker *broker, const eb_broker_handler *
         return NULL;
     }
     struct eb_session *session = eb_session_ref(sub->session); /* the thread's */
-    list_add(sub);
     *ret_rc = -pthread_create(&sub->thread, NULL, thread_main, sub);
-    if (*ret_rc == 0)
+    if (*ret_rc == 0) {
+        eb_embed_add(broker, &sub->part, 1, end);
         return sub;
-    list_take(sub);
-    eb_embed_leave(broker);
+    }
     eb_session_close(session);
     eb_session_unref(session);
     eb_session_unref(session); /* frees sub */
@@ -338,41 +313,8 @@ int eb_broker_subscribe(eb_broker *broker, const char *const *patterns, uint64_t
     return rc;
 }
 
-/* It is off the list: end it. */
-static void end(eb_broker_subscription *sub)
-{
-    struct eb_session *session = sub->session;
-    eb_session_close(session);
-    eb_lock_take(&sub->lock);
-    sub->ending = true;
-    pthread_cond_signal(&sub->cond);
-    eb_lock_drop(&sub->lock);
-    if (own == sub)
-        pthread_detach(pthread_self()); /* from its own callback: it ends when that has returned */
-    else
-        pthread_join(sub->thread, NULL);
-    eb_session_unref(session); /* the program's */
-}
-
 void eb_broker_unsubscribe(eb_broker_subscription *sub)
 {
-    if (sub && list_take(sub))
-        end(sub);
-}
-
-void eb_embed_end(eb_broker *broker)
-{
-    eb_broker_subscription *sub;
-    eb_lock_take(&broker->lock);
-    while ((sub = broker->subscriptions) || broker->busy > 0) {
-        if (!sub) {
-            eb_cond_wait(&broker->idle, &broker->lock, -1);
-            continue;
-        }
-        list_take_locked(sub);
-        eb_lock_drop(&broker->lock);
-        end(sub);
-        eb_lock_take(&broker->lock);
-    }
-    eb_lock_drop(&broker->lock);
+    if (sub && eb_embed_take(&sub->part))
+        end(&sub->part);
 }

@@ -8,16 +8,10 @@
  *   user_service [--port 3000] [--db users.db] [--bus eventbus.db]
  *   curl -d '{"id":1,"username":"alice"}' http://127.0.0.1:3000/api/users
  *
- * Two files are written, so a crash may fall between: the row says whether its event was published.
- *
- *   insert (published = 0)  ->  publish  ->  published = 1
- *            (a)                       (b)
- *
- * Killed at (a), the event is missing; killed at (b), it is there and the row does not know. Both are mended at
- * the next start, which publishes every row that is not marked. The message id is made from the user's id,
- * so at (b) the bus finds a duplicate and stores nothing. What remains: the bus remembers ids for dedupe_window
- * (10 minutes unless configured). If the service lies dead for longer after (b), the event is stored again, and
- * its subscribers see it twice. They must bear that, as user_sync does: it sets the same row again.
+ * Two files are written, and no transaction spans both. So the event goes into a table of users.db first, in the
+ * transaction that stores the user (<eventbus/broker_outbox.h>); a thread of the bus brings it into the log behind that,
+ * once, whatever is killed when. There is no moment at which a user is stored and his event can be lost, or the other way
+ * round.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,13 +28,16 @@
 
 #include <eventbus/broker.h>
 #include <eventbus/broker_mhd.h>
+#include <eventbus/broker_outbox.h>
 
 enum { BODY_MAX = 64 * 1024, NAME_MAX_BYTES = 64 };
 #define ID_MAX ((int64_t)1 << 53)
 
 struct service {
     eb_broker *broker;
-    sqlite3 *db; /* one connection for all threads: SQLite serializes its use */
+    eb_broker_outbox *outbox;
+    pthread_mutex_t lock; /* db: a transaction is one thread's */
+    sqlite3 *db;
     const char *db_path, *bus_path;
     int port;
 };
@@ -68,35 +65,27 @@ static int open_users(struct service *service)
 {
     char *why = NULL;
     if (sqlite3_open_v2(service->db_path, &service->db,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK)
         return complain(service->db_path, sqlite3_errmsg(service->db));
     sqlite3_extended_result_codes(service->db, 1);
     if (sqlite3_exec(
             service->db,
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-            "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL,"
-            "                                 published INTEGER NOT NULL DEFAULT 0);",
-            NULL, NULL, &why) == SQLITE_OK)
+            "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL)",
+            NULL, NULL, &why) == SQLITE_OK) {
+        sqlite3_busy_timeout(service->db,
+                             5000); /* the outbox's thread deletes there what it has relayed */
         return 0;
+    }
     complain(service->db_path, why);
     sqlite3_free(why);
     return -1;
 }
 
-/* Run @sql for a user: ?1 is the id, ?2 the name. Returns SQLite's code: SQLITE_DONE, SQLITE_ROW, or an error. */
-static int run(struct service *service, const char *sql, const struct user *user)
+static int exec(struct service *service, const char *sql)
 {
-    sqlite3_stmt *stmt;
-    int rc = sqlite3_prepare_v2(service->db, sql, -1, &stmt, NULL);
-    if (rc != SQLITE_OK)
-        return rc;
-    sqlite3_bind_int64(stmt, 1, user->id);
-    if (sqlite3_bind_parameter_count(stmt) > 1)
-        sqlite3_bind_text(stmt, 2, user->name, -1, SQLITE_STATIC);
-    rc = sqlite3_step(stmt);
-    sqlite3_finalize(stmt);
-    return rc;
+    return sqlite3_exec(service->db, sql, NULL, NULL, NULL);
 }
 
 static struct json_object *user_json(const struct user *user)
@@ -113,10 +102,24 @@ static const char *text_of(struct json_object *object)
                                           JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 }
 
-/* Announce a stored user, and note that it was. Again is harmless: the id makes it a duplicate. */
-static int announce(struct service *service, const struct user *user, char err[EB_BROKER_ERROR])
+static int insert(struct service *service, const struct user *user)
 {
-    char message_id[64];
+    sqlite3_stmt *stmt;
+    int rc = sqlite3_prepare_v2(service->db, "INSERT INTO users(id, username) VALUES (?1, ?2)", -1,
+                                &stmt, NULL);
+    if (rc != SQLITE_OK)
+        return rc;
+    sqlite3_bind_int64(stmt, 1, user->id);
+    sqlite3_bind_text(stmt, 2, user->name, -1, SQLITE_STATIC);
+    rc = sqlite3_step(stmt);
+    sqlite3_finalize(stmt);
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+/* The event that announces a user, in the transaction that is open. */
+static int announce(struct service *service, const struct user *user)
+{
+    char message_id[64], err[EB_BROKER_ERROR];
     struct json_object *object = user_json(user);
     const char *payload = text_of(object);
     snprintf(message_id, sizeof message_id, "user_service/user.created/%lld", (long long)user->id);
@@ -124,35 +127,32 @@ static int announce(struct service *service, const struct user *user, char err[E
                                .payload = payload,
                                .payload_len = strlen(payload),
                                .content_type = "application/json",
-                               .message_id = message_id};
-    int rc = eb_broker_publish_event(service->broker, &event, NULL, err);
+                               .message_id = message_id,
+                               .ttl_s = -1};
+    int rc = eb_broker_outbox_add(service->outbox, service->db, &event, NULL, err);
     json_object_put(object);
-    if (rc == 0 &&
-        run(service, "UPDATE users SET published = 1 WHERE id = ?1", user) != SQLITE_DONE)
-        complain("users",
-                 "a published user could not be marked: it is announced again at the next start");
-    return rc;
+    if (rc < 0)
+        complain("cannot announce", err);
+    return rc < 0 ? SQLITE_ERROR : SQLITE_OK;
 }
 
-/* What a crash has left between the two writes. */
-static int announce_the_forgotten(struct service *service)
+/* The user and the event: both are there once this has returned SQLITE_OK, else neither. */
+static int store(struct service *service, const struct user *user)
 {
-    char err[EB_BROKER_ERROR];
-    sqlite3_stmt *stmt;
-    int rc = 0;
-    if (sqlite3_prepare_v2(service->db,
-                           "SELECT id, username FROM users WHERE published = 0 ORDER BY id", -1,
-                           &stmt, NULL) != SQLITE_OK)
-        return complain(service->db_path, sqlite3_errmsg(service->db));
-    while (rc == 0 && sqlite3_step(stmt) == SQLITE_ROW) {
-        struct user user = {sqlite3_column_int64(stmt, 0),
-                            (const char *)sqlite3_column_text(stmt, 1)};
-        rc = announce(service, &user, err);
-        if (rc == 0)
-            fprintf(stderr, "user_service: user %lld is announced now\n", (long long)user.id);
-    }
-    sqlite3_finalize(stmt);
-    return rc < 0 ? complain("cannot announce", err) : 0;
+    pthread_mutex_lock(&service->lock);
+    int rc = exec(service, "BEGIN IMMEDIATE");
+    if (rc == SQLITE_OK)
+        rc = insert(service, user);
+    if (rc == SQLITE_OK)
+        rc = announce(service, user);
+    if (rc == SQLITE_OK)
+        rc = exec(service, "COMMIT");
+    if (rc == SQLITE_OK)
+        eb_broker_outbox_wake(service->outbox);
+    else if (!sqlite3_get_autocommit(service->db))
+        exec(service, "ROLLBACK");
+    pthread_mutex_unlock(&service->lock);
+    return rc;
 }
 
 /* ---- answers ---- */
@@ -236,19 +236,12 @@ static const char *check(struct json_object *object, struct user *ret)
 static enum MHD_Result create_user(struct service *service, struct MHD_Connection *connection,
                                    const struct user *user)
 {
-    char err[EB_BROKER_ERROR];
-    int rc = run(service, "INSERT INTO users(id, username) VALUES (?1, ?2)", user);
-    /* A repeat of a request whose event could not be published goes on where that one ended. */
-    if (rc == SQLITE_CONSTRAINT_PRIMARYKEY &&
-        run(service, "SELECT 1 FROM users WHERE id = ?1 AND username = ?2 AND published = 0",
-            user) != SQLITE_ROW)
+    int rc = store(service, user);
+    if (rc == SQLITE_CONSTRAINT_PRIMARYKEY)
         return problem(connection, MHD_HTTP_CONFLICT, "Conflict", "there is a user with this id");
-    if (rc != SQLITE_DONE && rc != SQLITE_CONSTRAINT_PRIMARYKEY)
+    if (rc != SQLITE_OK)
         return problem(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, "Not stored",
                        sqlite3_errstr(rc));
-    if (announce(service, user, err) < 0)
-        return problem(connection, MHD_HTTP_SERVICE_UNAVAILABLE,
-                       "Stored, but not yet announced: send it again", err);
     return answer(connection, MHD_HTTP_CREATED, "application/json", user_json(user));
 }
 
@@ -273,6 +266,7 @@ static enum MHD_Result list_users(struct service *service, struct MHD_Connection
 {
     struct json_object *list = json_object_new_array();
     sqlite3_stmt *stmt = NULL;
+    pthread_mutex_lock(&service->lock);
     sqlite3_prepare_v2(service->db, "SELECT id, username FROM users ORDER BY id", -1, &stmt, NULL);
     while (sqlite3_step(stmt) == SQLITE_ROW) {
         struct user user = {sqlite3_column_int64(stmt, 0),
@@ -280,6 +274,7 @@ static enum MHD_Result list_users(struct service *service, struct MHD_Connection
         json_object_array_add(list, user_json(&user));
     }
     sqlite3_finalize(stmt);
+    pthread_mutex_unlock(&service->lock);
     return answer(connection, MHD_HTTP_OK, "application/json", list);
 }
 
@@ -361,6 +356,8 @@ static int start_bus(struct service *service)
     if (rc == 0)
         rc = eb_broker_start(config, &service->broker, err);
     eb_broker_config_destroy(config);
+    if (rc == 0)
+        rc = eb_broker_outbox_open(service->broker, service->db_path, 0, &service->outbox, err);
     return rc < 0 ? complain("cannot start the bus", err) : 0;
 }
 
@@ -405,7 +402,10 @@ static int parse_arguments(int argc, char **argv, struct service *service)
 
 int main(int argc, char **argv)
 {
-    struct service service = {.db_path = "users.db", .bus_path = "eventbus.db", .port = 3000};
+    struct service service = {.db_path = "users.db",
+                              .bus_path = "eventbus.db",
+                              .port = 3000,
+                              .lock = PTHREAD_MUTEX_INITIALIZER};
     sigset_t signals;
     if (parse_arguments(argc, argv, &service) < 0) {
         fprintf(stderr, "usage: user_service [--port N] [--db FILE] [--bus FILE]\n");
@@ -421,10 +421,9 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = start_bus(&service);
     if (rc == 0)
-        rc = announce_the_forgotten(&service);
-    if (rc == 0)
         rc = serve_until_the_end(&service, &signals);
-    eb_broker_stop(service.broker);
+    eb_broker_stop(
+        service.broker); /* ends the outbox; what it has not relayed waits in its table */
     sqlite3_close(service.db);
     return rc < 0 ? 1 : 0;
 }

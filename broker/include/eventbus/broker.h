@@ -81,18 +81,25 @@ typedef struct eb_broker_publish {
     const char *message_id;     /* NULL: the broker makes one; else the key of deduplication */
     const char *const *headers; /* name, value, name, value, …, NULL; or NULL */
     int64_t ttl_s;              /* -1: default_ttl; 0: no expiry */
+    /* From here on 0 means: not asked for (PROTOCOL 8). */
+    int64_t deliver_at_ms; /* ms since 1970: it enters the log then */
+    int64_t delay_ms;      /* the same, from now; not both */
+    bool
+        expects_last_seq; /* stored only if its topic's last seq is expected_last_seq (0: the topic is new) */
+    uint64_t expected_last_seq;
 } eb_broker_publish;
 
 typedef struct eb_broker_ack {
-    uint64_t seq;
+    uint64_t seq; /* 0: it is scheduled */
     bool duplicate;
     char message_id[37];
+    bool scheduled; /* it is kept and enters the log when it is due */
 } eb_broker_ack;
 
 /**
  * Store one event; returns after its commit (as safe as `durability` says). @ret may be NULL.
  * Errors, with a sentence in @err (which may be NULL): -EINVAL (topic, id, headers, ttl), -EPERM ($ topic),
- * -EMSGSIZE (payload), -EEXIST (id used for another event), -ENOSPC (disk), -EIO, -ESHUTDOWN (stopping), -ENOMEM.
+ * -EMSGSIZE (payload), -EEXIST (id used for another event), -ESTALE (expected_last_seq: another is the topic's last), -ENOSPC (disk), -EIO, -ESHUTDOWN (stopping), -ENOMEM.
  * Threads: any but a subscription's callback may wait here; from a callback it works too.
  */
 EB_API int eb_broker_publish_event(eb_broker *broker, const eb_broker_publish *event,
