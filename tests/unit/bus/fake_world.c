@@ -81,6 +81,10 @@ static void store_publish(struct eb_op *op)
 {
     for (uint32_t i = 0; i < op->count; i++) {
         struct eb_event *event = op->events[i];
+        if (op->asks && op->asks[i].due_ms) {
+            op->results[i] = (struct eb_op_result){.scheduled = true};
+            continue;
+        }
         event->seq = ++fake.last;
         if (event->timestamp == 0)
             event->timestamp =
@@ -99,7 +103,7 @@ size_t fake_commit(struct fake_world *world, size_t ops)
         op->last_seq = fake.last;
         if (world->fail_commit)
             eb_fail(&op->err, EB_STORAGE_FULL, "no room");
-        else if (op->kind == EB_OP_PUBLISH)
+        else if (op->kind == EB_OP_PUBLISH || op->kind == EB_OP_DUE)
             store_publish(op);
         else if (op->kind == EB_OP_ACK && op->seq > fake.last)
             eb_fail(&op->err, EB_NOT_FOUND, "no such seq");
@@ -460,8 +464,8 @@ static void published(struct eb_publish *publish)
     eb_publish_destroy(publish);
 }
 
-static void publish(struct fake_world *world, struct fake_box *box, const char *topic, size_t bytes,
-                    size_t count, int64_t ttl)
+static void publish_later(struct fake_world *world, struct fake_box *box, const char *topic,
+                          size_t bytes, size_t count, int64_t ttl, int64_t deliver_at_ms)
 {
     struct eb_publish *publish = eb_publish_create(count);
     char *payload = calloc(1, bytes + 1);
@@ -469,7 +473,8 @@ static void publish(struct fake_world *world, struct fake_box *box, const char *
                              .topic_len = strlen(topic),
                              .payload = payload,
                              .payload_len = bytes,
-                             .ttl = ttl};
+                             .ttl = ttl,
+                             .deliver_at_ms = deliver_at_ms};
     struct eb_error err;
     publish->batch = count != 1;
     for (size_t i = 0; i < count; i++)
@@ -480,6 +485,48 @@ static void publish(struct fake_world *world, struct fake_box *box, const char *
     if (box != NULL)
         publish->session = eb_session_ref(box->session);
     eb_bus_publish(world->bus, publish);
+}
+
+static void publish(struct fake_world *world, struct fake_box *box, const char *topic, size_t bytes,
+                    size_t count, int64_t ttl)
+{
+    publish_later(world, box, topic, bytes, count, ttl, 0);
+}
+
+void fake_schedule(struct fake_box *box, const char *topic)
+{
+    publish_later(box->world, box, topic, 1, 1, 0, eb_wall_ms() + 60000);
+}
+
+struct due {
+    struct eb_op op;
+    struct eb_event *events[8];
+    struct eb_op_result results[8];
+};
+
+static void due_done(struct eb_op *op)
+{
+    for (uint32_t i = 0; i < op->count; i++)
+        eb_event_unref(op->events[i]);
+    free(op->user);
+}
+
+void fake_due(struct fake_world *world, const char *topic, size_t count)
+{
+    struct due *due = calloc(1, sizeof(*due));
+    struct eb_draft draft = {
+        .topic = topic, .topic_len = strlen(topic), .payload = "x", .payload_len = 1};
+    assert_non_null(due);
+    due->op = (struct eb_op){.kind = EB_OP_DUE,
+                             .count = (uint32_t)count,
+                             .room = 8,
+                             .events = due->events,
+                             .results = due->results,
+                             .done = due_done,
+                             .user = due};
+    for (size_t i = 0; i < count; i++)
+        assert_non_null(due->events[i] = eb_event_create(&draft));
+    eb_store_submit(world->bus->store, &due->op, &due->op);
 }
 
 void fake_publish(struct fake_world *world, const char *topic)

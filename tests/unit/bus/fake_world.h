@@ -52,6 +52,9 @@ void fake_publish_on(struct fake_box *box, const char *topic);
 void fake_publish_large(struct fake_world *world, const char *topic, size_t bytes);
 void fake_publish_batch(struct fake_box *box, const char *topic, size_t count);
 void fake_publish_expired(struct fake_world *world, const char *topic);
+void fake_schedule(struct fake_box *box, const char *topic); /* as a publish that waits */
+void fake_due(struct fake_world *world, const char *topic,
+              size_t count); /* what waited, at most 8 */
 size_t fake_commit(struct fake_world *world, size_t ops);
 size_t fake_alone(
     struct fake_world *world); /* ops since the last call that might have been committed at once */

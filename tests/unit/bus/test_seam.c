@@ -48,6 +48,28 @@ static void dispatch_nothing_before_its_commit(void **unused)
     fake_close(w);
 }
 
+/* What was scheduled is pushed when it has entered the log, like what was published, and not before. */
+static void dispatch_what_was_due(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct fake_box *box;
+    w->shares = true; /* as with a file: in memory nothing can wait */
+    live_box(w, &box, "a");
+    fake_schedule(box, "a");
+    fake_commit(w, ALL);
+    assert_string_equal(fake_drain_all(box), "ok=0");
+    assert_int_equal(eb_bus_visible(w->bus), 0);
+    fake_publish(w, "a");
+    fake_due(w, "a", 2);
+    fake_publish(w, "a");
+    fake_due(w, "b", 1);
+    fake_commit(w, ALL);
+    assert_string_equal(fake_drain_all(box), "E1 E2 E3 E4");
+    assert_int_equal(eb_bus_visible(w->bus), 5);
+    fake_box_close(box);
+    fake_close(w);
+}
+
 /* B2, D4: an event that several subscriptions match comes once, and in seq order. */
 static void dispatch_once_however_many_match(void **unused)
 {
@@ -640,6 +662,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dispatch_nothing_before_its_commit),
+        cmocka_unit_test(dispatch_what_was_due),
         cmocka_unit_test(dispatch_once_however_many_match),
         cmocka_unit_test(dispatch_batch_longer_than_a_segment),
         cmocka_unit_test(dispatch_requests_at_their_place),

@@ -1,8 +1,9 @@
 /*
  * fixture.h - a store without threads on an engine that can be told to fail, with clocks that stand still.
  *
- * The engine is the ring in memory behind a layer of fault points: the n-th call of those that may fail
- * (begin, append, ack, state, commit, lookup) returns fault.code, once or from then on.
+ * The engine is the ring in memory, or with `log` set an SQLite file, behind a layer of fault points: the n-th call of
+ * those that may fail (begin, append, ack, state, commit, lookup, and what a publish asks beside) returns fault.code, once or
+ * from then on.
  */
 #pragma once
 
@@ -29,7 +30,9 @@ struct fault {
 
 struct fixture {
     struct eb_engine engine; /* first: what the store calls */
+    struct eb_engine_ops ops;
     struct eb_engine *inner;
+    const char *log; /* path of a file; NULL: memory */
     struct eb_engine_counters counters;
     struct fault fault;
     unsigned begins, commits, probes, writes;
@@ -124,12 +127,46 @@ static int fx_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event **r
 static int fx_load_ids(struct eb_engine *engine, int64_t since, uint64_t max, eb_engine_id_fn *fn,
                        void *ctx)
 {
+    if (FX(engine)->log)
+        return INNER(load_ids)(FX(engine)->inner, since, max, fn, ctx);
     for (size_t i = 0; i < 4 && FX(engine)->stored[i].seq; i++) {
         const struct eb_dedupe_entry *entry = &FX(engine)->stored[i];
         if (entry->timestamp >= since)
             fn(ctx, entry->id, entry->seq, entry->timestamp);
     }
     return 0;
+}
+static int fx_topic_last(struct eb_engine *engine, const char *topic, size_t len, uint64_t *ret)
+{
+    TRY();
+    return INNER(topic_last)(FX(engine)->inner, topic, len, ret);
+}
+static int fx_schedule(struct eb_engine *engine, const struct eb_event *event, int64_t due,
+                       int64_t now)
+{
+    TRY();
+    return INNER(schedule)(FX(engine)->inner, event, due, now);
+}
+static int fx_scheduled_find(struct eb_engine *engine, const uint8_t id[16], struct eb_event **ret)
+{
+    TRY();
+    return INNER(scheduled_find)(FX(engine)->inner, id, ret);
+}
+static int fx_unschedule(struct eb_engine *engine, const uint8_t id[16])
+{
+    TRY();
+    return INNER(unschedule)(FX(engine)->inner, id);
+}
+static int fx_due(struct eb_engine *engine, int64_t now, struct eb_event **ret, size_t max,
+                  size_t *ret_count, bool *ret_more)
+{
+    TRY();
+    return INNER(due)(FX(engine)->inner, now, ret, max, ret_count, ret_more);
+}
+static ptrdiff_t fx_scheduled(struct eb_engine *engine, void *reader, uint64_t after,
+                              struct eb_scheduled *ret, size_t max)
+{
+    return INNER(scheduled)(FX(engine)->inner, reader, after, ret, max);
 }
 static int fx_reader_create(struct eb_engine *engine, void **ret)
 {
@@ -178,6 +215,12 @@ static const struct eb_engine_ops fx_ops = {
     .probe = fx_probe,
     .lookup = fx_lookup,
     .load_ids = fx_load_ids,
+    .topic_last = fx_topic_last,
+    .schedule = fx_schedule,
+    .scheduled_find = fx_scheduled_find,
+    .unschedule = fx_unschedule,
+    .due = fx_due,
+    .scheduled = fx_scheduled,
     .reader_create = fx_reader_create,
     .reader_destroy = fx_reader_destroy,
     .page = fx_page,
@@ -219,10 +262,22 @@ static inline void fx_open(struct fixture *fx)
     if (!fx->wall)
         fx->wall = 1700000000000;
     fx->mono = 1000000;
-    fx->engine.ops = &fx_ops;
+    fx->ops = fx_ops;
+    fx->engine.ops = &fx->ops;
     fx->fault.at = -1;
-    assert_int_equal(0, eb_engine_memory_open(config, &fx->counters, &fx->inner, &start, &err));
-    start.last_seq = fx->start_seq;
+    if (fx->log) {
+        config->path = fx->log;
+        if (eb_engine_sqlite_open(config, &fx->counters, &fx->inner, &start, &err) < 0)
+            fail_msg("open: %s", err.message);
+    } else {
+        fx->ops.schedule = NULL;
+        fx->ops.scheduled_find = NULL;
+        fx->ops.unschedule = NULL;
+        fx->ops.due = NULL;
+        fx->ops.scheduled = NULL;
+        assert_int_equal(0, eb_engine_memory_open(config, &fx->counters, &fx->inner, &start, &err));
+        start.last_seq = fx->start_seq;
+    }
     assert_int_equal(0, eb_store_create(config, &env, &fx->engine, &start, &fx->store, &err));
 }
 
