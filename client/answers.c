@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "client/internal.h"
+#include "client/consumer.h"
 
 static const char not_understood[] = "the broker's answer cannot be understood";
 
@@ -27,13 +27,14 @@ static bool read_receipts(eb_client *client, struct eb_request *request, const s
 
     if (request->kind == EB_REQUEST_ACK)
         return true;
-    if (eb_connection_binary(client->connection))
+    if (!wire->json)
         return eb_wire_receipts(request, wire);
     if (request->kind == EB_REQUEST_PUBLISH) {
         request->receipts[0].seq = wire->seq;
         request->receipts[0].duplicate = wire->duplicate;
+        request->receipts[0].scheduled = wire->scheduled;
         memcpy(request->receipts[0].message_id, wire->message_id, sizeof(wire->message_id));
-        return wire->has_seq && wire->message_id[0];
+        return (wire->has_seq || wire->scheduled) && wire->message_id[0];
     }
     if (!wire->results)
         return false;
@@ -70,7 +71,8 @@ static void handle_answer_locked(eb_client *client, const struct eb_wire *wire)
         return; /* an error nobody waits for: of an unsubscribe */
     request = eb_inflight_find(&client->inflight, wire->id);
     if (!request) {
-        eb_stream_answer_locked(client, wire);
+        if (!eb_stream_answer_locked(client, wire))
+            eb_consume_answer_locked(client, &client->json, wire);
         return;
     }
     if (wire->type == EB_WIRE_ERROR) {
@@ -91,6 +93,10 @@ static void handle_gap_locked(eb_client *client, const struct eb_wire *wire)
     char pattern[EB_TOPIC_MAX + 1];
     uint32_t tok, end;
 
+    if (wire->consumer) {
+        eb_consume_gap_locked(client, wire);
+        return;
+    }
     if (wire->pattern)
         eb_stream_gap_locked(client, wire->pattern, wire);
     if (!wire->patterns)
@@ -110,7 +116,11 @@ static int handle(eb_client *client, struct eb_wire *wire)
     if (wire->type == EB_WIRE_OTHER)
         return 0;
     eb_lock_take(&client->lock);
-    if (wire->type == EB_WIRE_EVENT) {
+    if (wire->type == EB_WIRE_EVENT && wire->consumer) {
+        eb_consume_event_locked(client, wire->consumer, wire->item);
+    } else if (wire->type == EB_WIRE_RELEASED) {
+        eb_consume_released_locked(client, wire);
+    } else if (wire->type == EB_WIRE_EVENT) {
         eb_stream_event_locked(client, wire->item, wire->pattern);
         for (eb_subscription *sub = client->subs; sub && !full; sub = sub->next)
             full = sub->full && sub->state == EB_SUB_ACTIVE;
@@ -140,7 +150,7 @@ static int take_records(eb_client *client, const char *data, size_t len, size_t 
     while (!full && (more = eb_bin_next((const uint8_t *)data, len, ret_used, &record)) != 0) {
         if (more < 0)
             return bad_answer(client, "the broker sent something that is no record");
-        if (eb_wire_decode_record(&wire, &record, &why) < 0)
+        if (eb_wire_decode_record(&wire, &client->json, &record, &why) < 0)
             return bad_answer(client, why);
         full = handle(client, &wire);
     }

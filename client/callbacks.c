@@ -2,7 +2,7 @@
  * callbacks.c - the thread `eb-client-cb`: everything that is told to the program, one thing at a time.
  *
  * (H1) No lock is held in a callback.
- * (H2) States first, then completions, then events; subscriptions take turns, an item each.
+ * (H2) States first, then completions, then what consumers tell, then events; subscriptions take turns, an item each.
  * (H3) A subscription that ended is not called again: looked at under the lock right before each call. Its end
  *      waits for `in_callback`, unless it is that very callback that ends it.
  * (H4) After cb_stop the completions and states that are there are still told, then the thread ends.
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client/internal.h"
+#include "client/consumer.h"
 
 void eb_callbacks_wake_locked(eb_client *client)
 {
@@ -142,7 +142,7 @@ void *eb_client_cb_thread(void *arg)
     pthread_setname_np(pthread_self(), "eb-client-cb");
     eb_lock_take(&client->lock);
     for (;;) {
-        if (run_state(client) || run_completions(client))
+        if (run_state(client) || run_completions(client) || eb_notice_run(client))
             continue;
         if (client->cb_stop)
             break;

@@ -4,7 +4,7 @@
  * (C1) Both threads are started by open and ended by close, with all signals blocked; eb-client waits in them until
  *      something is asked for.
  * (C2) The end: no new publishes and a drain; `closing` ends eb-client; what is still open is completed as CLOSED;
- *      `cb_stop` ends eb-client-cb after it told that; callers that still wait leave; then the memory goes.
+ *      the workers of consumers end behind their callbacks; `cb_stop` ends eb-client-cb after it told that; callers that still wait leave; then the memory goes.
  * (C3) Whoever waits in a function of ours is counted in `inside`: close frees nothing under their feet.
  */
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/consumer.h"
 
 int64_t eb_deadline(int64_t timeout)
 {
@@ -295,13 +295,21 @@ EB_API size_t eb_client_last_error(eb_client *client, char *buf, size_t size)
 
 /* ---- close ---- */
 
-/* Everybody who waits is told to leave, and gone. */
-static void see_out_locked(eb_client *client)
+/* Everybody who waits looks again. */
+static void wake_all_locked(eb_client *client)
 {
     pthread_cond_broadcast(&client->changed);
     pthread_cond_broadcast(&client->room);
     for (eb_subscription *sub = client->subs; sub; sub = sub->next)
         pthread_cond_broadcast(&sub->cond);
+    eb_askers_wake_locked(client);
+    eb_consumers_wake_locked(client);
+}
+
+/* Everybody who waits is told to leave, and gone. */
+static void see_out_locked(eb_client *client)
+{
+    wake_all_locked(client);
     while (client->inside > 0)
         eb_cond_wait(&client->changed, &client->lock, -1);
 }
@@ -326,7 +334,7 @@ EB_API int eb_client_close(eb_client *client, int64_t timeout)
 
     if (!client)
         return EB_RESULT_OK;
-    if (eb_client_in_callback(client))
+    if (eb_client_in_callback(client) || eb_client_in_worker(client))
         return EB_RESULT_WOULD_DEADLOCK;
     rc = eb_client_drain(client, timeout); /* C2 */
     eb_lock_take(&client->lock);
@@ -339,6 +347,11 @@ EB_API int eb_client_close(eb_client *client, int64_t timeout)
     eb_request_complete_all_locked(client, EB_RESULT_CLOSED);
     eb_stream_disconnected_locked(client);
     eb_client_set_state_locked(client, EB_STATE_CLOSED, "");
+    wake_all_locked(client);
+    eb_lock_drop(&client->lock);
+    eb_consumers_stop(client);
+
+    eb_lock_take(&client->lock);
     client->cb_stop = true;
     pthread_cond_signal(&client->work);
     eb_lock_drop(&client->lock);
@@ -347,6 +360,7 @@ EB_API int eb_client_close(eb_client *client, int64_t timeout)
     eb_lock_take(&client->lock);
     see_out_locked(client);
     free_subscriptions_locked(client);
+    eb_consumers_free_locked(client);
     eb_lock_drop(&client->lock);
     destroy(client);
     return rc == EB_RESULT_TIMEOUT ? rc : EB_RESULT_OK;

@@ -5,6 +5,7 @@
  *                                          │  wire.c decodes
  *   caller <─ callbacks.c <─ completions <─┤
  *   caller <─ subscribe.c <─ queues <────── stream.c
+ *   caller <─ worker.c, consumer.c <─ deliveries.c <─ consume.c   (durable consumers: consumer.h)
  *
  * (L1) One lock (EB_RANK_CLIENT) guards everything marked [C]. It is held for bookkeeping alone: never over a
  *      system call that waits, a callback, or the masking of a message.
@@ -115,6 +116,7 @@ enum eb_item_kind { EB_ITEM_EVENT, EB_ITEM_GAP, EB_ITEM_LIVE };
 struct eb_item {
     atomic_uint refs; /* one per queue entry, one for who reads it, one for the maker */
     enum eb_item_kind kind;
+    uint32_t delivery; /* of a consumer's event, from 1; else 0 */
     size_t cost;
     union {
         eb_message message;
@@ -141,18 +143,23 @@ enum eb_wire_type {
     EB_WIRE_ERROR,
     EB_WIRE_EVENT,
     EB_WIRE_LIVE,
-    EB_WIRE_GAP
+    EB_WIRE_GAP,
+    EB_WIRE_RELEASED /* a consumer's attachment ended */
 };
+
+#define EB_CONSUMER_NAME_LEN 64
 
 /* One message of the broker. Texts point into the parser and live until the next one. */
 struct eb_wire {
     enum eb_wire_type type;
-    bool has_id, has_last_seq, has_seq, duplicate;
+    bool json; /* it came as JSON, so `results` and `patterns` are tokens of the parser */
+    bool has_id, has_last_seq, has_seq, duplicate, scheduled;
     uint64_t id, seq, last_seq, from_seq, to_seq;
     char epoch[37];           /* "" if absent */
     char message_id[37];      /* the same */
     const char *pattern;      /* NULL if absent; NUL-terminated */
-    const char *reason;       /* of a gap */
+    const char *consumer;     /* NULL if absent: whose event, gap or end it is */
+    const char *reason;       /* of a gap, of a consumer's end */
     const char *text;         /* an error's message */
     int result;               /* an error's code as a result */
     uint32_t results;         /* token of a batch's results, 0: none */
@@ -162,6 +169,7 @@ struct eb_wire {
     struct eb_item *item;     /* an event, one reference for the caller */
     char pattern_text[EB_TOPIC_MAX + 1];
     char reason_text[32];
+    char consumer_text[EB_CONSUMER_NAME_LEN + 1];
     char message_text[256];
 };
 
@@ -170,6 +178,8 @@ int eb_wire_decode(struct eb_wire *ret, struct eb_json *json, const char *text, 
                    const char **why);
 /** Receipt @i of a batch's answer; false if it is none. */
 bool eb_wire_receipt(struct eb_json *json, uint32_t tok, eb_receipt *ret);
+/** What became of one seq of an ack, nack or term: 0, LATE, UNKNOWN; false if @tok is no such thing. */
+bool eb_wire_answered(struct eb_json *json, uint32_t tok, uint64_t *ret_seq, int *ret_result);
 /** The pattern at @tok, NUL-terminated in @buf; NULL if it is none. */
 const char *eb_wire_pattern(struct eb_json *json, uint32_t tok, char buf[EB_TOPIC_MAX + 1]);
 
@@ -188,14 +198,19 @@ struct eb_wire_parts {
 int eb_wire_make_event(struct eb_item **ret, const struct eb_wire_parts *parts);
 
 /** One record of the broker, as eb_wire_decode. */
-int eb_wire_decode_record(struct eb_wire *ret, const struct eb_bin_record *record,
-                          const char **why);
+int eb_wire_decode_record(struct eb_wire *ret, struct eb_json *json,
+                          const struct eb_bin_record *record, const char **why);
 /** The receipts of a publish or batch out of its binary answer and its own record. False: they do not fit. */
 bool eb_wire_receipts(const struct eb_request *request, const struct eb_wire *wire);
 
 /** Check @event and append it as a publish, or as a member of a batch. 0 or a result, INVALID with @err. */
 int eb_wire_write_event(struct eb_buf *out, const eb_publication *event, bool member,
                         struct eb_error *err);
+/** Does one of them ask for what only JSON has a form for (a time to deliver at, an expected seq)? */
+bool eb_wire_asks_more(const eb_publication *events, size_t count);
+/** As eb_wire_write_event for those: one publish, or a batch with all its members. */
+int eb_wire_write_more(struct eb_buf *out, const eb_publication *events, size_t count, bool batch,
+                       struct eb_error *err);
 void eb_wire_write_subscribe(struct eb_buf *out, uint64_t id, const char *pattern,
                              uint64_t starting_seq, const char *epoch, bool pending_only);
 void eb_wire_write_unsubscribe(struct eb_buf *out, const char *pattern);
@@ -368,6 +383,12 @@ struct eb_client {
     uint64_t done_queued, done_run;            /* [C] */
     uint64_t flush_mark; /* [C] lowest id that somebody flushes up to; UINT64_MAX: nobody */
 
+    struct eb_notice *notice_first, *notice_last; /* [C] what consumers tell the program */
+    uint64_t notices_queued, notices_run;         /* [C] */
+    eb_consumer *consumers;                       /* [C] */
+    eb_subscription *replies;                     /* [C] of eb_request; NULL until the first */
+    struct eb_asker *askers;                      /* [C] who waits for a reply */
+
     eb_subscription *subs;                     /* [C] */
     eb_subscription *ready_first, *ready_last; /* [C] with something for the callback thread */
     struct eb_control *control_first, *control_last; /* [C] unsubscribes */
@@ -398,14 +419,27 @@ int eb_client_want_locked(eb_client *client);
 /** A caller that waited goes: eb_client_close may wait for it. */
 void eb_client_leave_locked(eb_client *client);
 bool eb_client_in_callback(const eb_client *client);
+/** Put a record among the controls: sent before all else, and forgotten with the connection. False: no memory. */
+bool eb_client_control_locked(eb_client *client, struct eb_buf *record);
 int64_t eb_deadline(int64_t timeout);
 
 /* publish.c */
 /** The answer is known: complete it (L3). */
 void eb_request_complete_locked(eb_client *client, struct eb_request *request, int result);
 void eb_request_destroy(struct eb_request *request);
+/** A publish, checked and encoded, not taken yet. 0 or a result. No lock held. */
+int eb_request_make_publish(eb_client *client, const eb_publication *event,
+                            struct eb_request **ret);
+/** Into the table, or freed. The room is waited for until @deadline. */
+int eb_request_take_locked(eb_client *client, struct eb_request *request, int64_t deadline);
 /** Everything open ends with @result. */
 void eb_request_complete_all_locked(eb_client *client, int result);
+
+/* request.c */
+/** Who waits for a reply looks again. */
+void eb_askers_wake_locked(eb_client *client);
+/** An event on the topic of our replies. */
+void eb_asker_replied_locked(eb_client *client, struct eb_item *item);
 
 /* stream.c: what the broker says, to the subscriptions it concerns */
 void eb_stream_event_locked(eb_client *client, struct eb_item *item, const char *pattern);
@@ -413,6 +447,8 @@ void eb_stream_live_locked(eb_client *client, const char *pattern, uint64_t seq)
 void eb_stream_gap_locked(eb_client *client, const char *pattern, const struct eb_wire *gap);
 /** The answer to a subscribe; false if no subscription waits for this id. */
 bool eb_stream_answer_locked(eb_client *client, const struct eb_wire *answer);
+/** The broker said which log it has; acks that were made for another end. */
+void eb_stream_learn_epoch_locked(eb_client *client, const char *epoch);
 /** The connection ended: all that live ask again on the next one. */
 void eb_stream_disconnected_locked(eb_client *client);
 /** Where @sub goes on: EB_START_LIVE or a seq. */
@@ -429,6 +465,8 @@ void eb_stream_kill_locked(eb_subscription *sub, int result, const char *why);
 void eb_stream_notify_locked(eb_subscription *sub);
 
 /* subscribe.c */
+/** A subscription of our own to the replies of eb_request; the list's reference is its only one. */
+int eb_subscription_listen_locked(eb_client *client, const char *pattern, eb_subscription **ret);
 void eb_subscription_unref_locked(eb_subscription *sub);
 void eb_subscription_unlink_locked(eb_subscription *sub);
 

@@ -23,7 +23,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/consumer.h"
 
 #define OUT_HIGH     (256 * 1024) /* framed and not sent: then no more is framed */
 #define PICK         256          /* requests a hold of the lock */
@@ -104,13 +104,13 @@ static bool asking_locked(const eb_client *client)
 /* The last request that goes in front of a subscription which was asked for meanwhile (P3). */
 static uint64_t barrier_locked(const eb_client *client)
 {
-    uint64_t barrier = UINT64_MAX;
+    uint64_t barrier = UINT64_MAX, consume = eb_consume_barrier_locked(client);
 
     for (const eb_subscription *sub = client->subs; sub; sub = sub->next) {
         if (sub->state == EB_SUB_IDLE && !sub->answered && sub->after < barrier)
             barrier = sub->after;
     }
-    return barrier;
+    return barrier < consume ? barrier : consume;
 }
 
 static void pick_locked(eb_client *client, struct picked *picked)
@@ -121,6 +121,7 @@ static void pick_locked(eb_client *client, struct picked *picked)
     picked->controls = client->control_first;
     client->control_first = client->control_last = NULL;
     pick_subscribes_locked(client, &picked->subscribes, now);
+    eb_consume_pick_locked(client, &picked->subscribes, now);
     client->hold = client->hold && asking_locked(client);
     if (client->hold)
         return;
@@ -317,6 +318,7 @@ static int64_t timers(eb_client *client, struct heartbeat *heart, bool *ret_paus
     client->paused = eb_stream_pause_locked(client, now);
     *ret_paused = client->paused;
     until = earlier(next_expiry_locked(client), next_retry_locked(client));
+    until = earlier(until, eb_consume_next_locked(client));
     if (client->paused)
         until = earlier(until, now + 500);
     eb_lock_drop(&client->lock);
@@ -336,7 +338,8 @@ static int64_t timers(eb_client *client, struct heartbeat *heart, bool *ret_paus
 static bool fall_asleep(eb_client *client)
 {
     bool idle = client->control_first == NULL && !client->closing &&
-                (client->inflight.unsent == NULL || client->hold);
+                (client->inflight.unsent == NULL || client->hold) &&
+                !eb_consume_wants_locked(client, eb_mono_ms());
 
     for (eb_subscription *sub = client->subs; sub && idle; sub = sub->next)
         idle = sub->state != EB_SUB_IDLE;
@@ -452,6 +455,7 @@ static void disconnected(eb_client *client, int64_t since)
         drop_too_large_locked(client);
     eb_inflight_rewind(&client->inflight);
     eb_stream_disconnected_locked(client);
+    eb_consume_disconnected_locked(client);
     client->paused = false;
     eb_lock_drop(&client->lock);
     eb_backoff_connected(&client->backoff, now - since);
@@ -508,6 +512,8 @@ static void failed_locked(eb_client *client, int result, const char *why)
     eb_request_complete_all_locked(client, EB_RESULT_CLOSED);
     for (eb_subscription *sub = client->subs; sub; sub = sub->next)
         eb_stream_kill_locked(sub, result, why);
+    for (eb_consumer *consumer = client->consumers; consumer; consumer = consumer->next)
+        eb_consume_kill_locked(consumer, result, why);
 }
 
 /* Wait @wait ms, doing what time does; true: the client is being closed. */

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client/internal.h"
+#include "client/consumer.h"
 
 /* ---- requests ---- */
 
@@ -133,8 +133,7 @@ static void shrink(struct eb_buf *text)
     }
 }
 
-/* Into the table, or freed. The room is waited for until @deadline. */
-static int take_locked(eb_client *client, struct eb_request *request, int64_t deadline)
+int eb_request_take_locked(eb_client *client, struct eb_request *request, int64_t deadline)
 {
     int rc = EB_RESULT_OK;
 
@@ -164,7 +163,7 @@ static int take(eb_client *client, struct eb_request *request)
 
     shrink(&request->text);
     eb_lock_take(&client->lock);
-    rc = take_locked(client, request, -1);
+    rc = eb_request_take_locked(client, request, -1);
     eb_lock_drop(&client->lock);
     return rc;
 }
@@ -182,7 +181,7 @@ static int take_and_wait(eb_client *client, struct eb_request *request, eb_recei
     eb_lock_take(&client->lock);
     /* cppcheck-suppress autoVariables; taken back before we leave */
     request->waiter = &waiter;
-    rc = take_locked(client, request, deadline);
+    rc = eb_request_take_locked(client, request, deadline);
     if (rc == 0) {
         client->inside++;
         while (!waiter.done && eb_cond_wait(&waiter.cond, &client->lock, deadline) != ETIMEDOUT)
@@ -210,7 +209,7 @@ static int refuse(eb_client *client, struct eb_request *request, int rc, const s
     return rc;
 }
 
-static int make_publish(eb_client *client, const eb_publication *event, struct eb_request **ret)
+int eb_request_make_publish(eb_client *client, const eb_publication *event, struct eb_request **ret)
 {
     struct eb_request *request = request_create(EB_REQUEST_PUBLISH, 1);
     struct eb_error err = {0};
@@ -218,11 +217,29 @@ static int make_publish(eb_client *client, const eb_publication *event, struct e
 
     if (!request)
         return EB_RESULT_MEMORY;
-    rc = eb_wire_write_event(&request->text, event, false, &err);
+    if (event && eb_wire_asks_more(event, 1))
+        rc = eb_wire_write_more(&request->text, event, 1, false, &err);
+    else
+        rc = eb_wire_write_event(&request->text, event, false, &err);
     if (rc < 0)
         return refuse(client, request, rc, &err);
+    shrink(&request->text);
     *ret = request;
     return 0;
+}
+
+static int write_members(struct eb_buf *text, const eb_publication *events, size_t count,
+                         struct eb_error *err)
+{
+    size_t begin = eb_bin_begin(text, EB_BIN_PUBLISH_BATCH, 0, 0);
+    int rc = EB_RESULT_OK;
+
+    eb_bin_u64(text, 0); /* the id, once it is known */
+    eb_bin_u32(text, (uint32_t)count);
+    for (size_t i = 0; i < count && rc == 0; i++)
+        rc = eb_wire_write_event(text, &events[i], true, err);
+    eb_bin_end(text, begin);
+    return rc;
 }
 
 static int make_batch(eb_client *client, const eb_publication *events, size_t count,
@@ -230,7 +247,6 @@ static int make_batch(eb_client *client, const eb_publication *events, size_t co
 {
     struct eb_request *request = request_create(EB_REQUEST_BATCH, count);
     struct eb_error err = {0};
-    size_t begin;
     int rc = 0;
 
     if (!request)
@@ -239,12 +255,10 @@ static int make_batch(eb_client *client, const eb_publication *events, size_t co
         eb_fail(&err, EB_INVALID_REQUEST, "events is NULL, but count is not 0");
         rc = EB_RESULT_INVALID;
     }
-    begin = eb_bin_begin(&request->text, EB_BIN_PUBLISH_BATCH, 0, 0);
-    eb_bin_u64(&request->text, 0); /* the id, once it is known */
-    eb_bin_u32(&request->text, (uint32_t)count);
-    for (size_t i = 0; i < count && rc == 0; i++)
-        rc = eb_wire_write_event(&request->text, &events[i], true, &err);
-    eb_bin_end(&request->text, begin);
+    if (rc == 0 && eb_wire_asks_more(events, count))
+        rc = eb_wire_write_more(&request->text, events, count, true, &err);
+    else if (rc == 0)
+        rc = write_members(&request->text, events, count, &err);
     if (rc == 0 && eb_buf_failed(&request->text))
         rc = EB_RESULT_MEMORY;
     if (rc < 0)
@@ -259,7 +273,7 @@ EB_API int eb_client_publish(eb_client *client, const eb_publication *event, eb_
                              void *user)
 {
     struct eb_request *request;
-    int rc = make_publish(client, event, &request);
+    int rc = eb_request_make_publish(client, event, &request);
 
     if (rc < 0)
         return rc;
@@ -276,7 +290,7 @@ EB_API int eb_client_publish_wait(eb_client *client, const eb_publication *event
 
     if (eb_client_in_callback(client))
         return EB_RESULT_WOULD_DEADLOCK;
-    rc = make_publish(client, event, &request);
+    rc = eb_request_make_publish(client, event, &request);
     return rc < 0 ? rc : take_and_wait(client, request, ret, timeout);
 }
 
@@ -330,13 +344,13 @@ static bool flushed_locked(eb_client *client, uint64_t mark)
 {
     const struct eb_request *first = client->inflight.first;
 
-    return !first || first->id > mark;
+    return (!first || first->id > mark) && eb_consume_flushed_locked(client, mark);
 }
 
 /* Everything up to now answered, and its completions run. */
 static int flush_locked(eb_client *client, int64_t deadline)
 {
-    uint64_t mark = client->last_id, target;
+    uint64_t mark = client->last_id, target, told;
     int rc = 0;
 
     client->inside++;
@@ -346,7 +360,8 @@ static int flush_locked(eb_client *client, int64_t deadline)
         rc = eb_cond_wait(&client->changed, &client->lock, deadline);
     }
     target = client->done_queued; /* in the order of the answers */
-    while (rc == 0 && client->done_run < target)
+    told = client->notices_queued;
+    while (rc == 0 && (client->done_run < target || client->notices_run < told))
         rc = eb_cond_wait(&client->changed, &client->lock, deadline);
     eb_client_leave_locked(client);
     if (rc == 0 && (client->closing || client->state == EB_STATE_FAILED))
@@ -373,7 +388,7 @@ static bool handed_over_locked(const eb_client *client)
         if (sub->options.event && (sub->count > 0 || sub->in_callback))
             return false;
     }
-    return true;
+    return eb_consumers_quiet_locked(client);
 }
 
 EB_API int eb_client_drain(eb_client *client, int64_t timeout)
@@ -381,11 +396,12 @@ EB_API int eb_client_drain(eb_client *client, int64_t timeout)
     int64_t deadline = eb_deadline(timeout);
     int rc = 0;
 
-    if (eb_client_in_callback(client))
+    if (eb_client_in_callback(client) || eb_client_in_worker(client))
         return EB_RESULT_WOULD_DEADLOCK;
     eb_lock_take(&client->lock);
     client->draining = true;
     pthread_cond_broadcast(&client->room);
+    eb_consumers_wake_locked(client); /* who pulls is to hear of it */
     client->inside++;
     while (rc == 0 && !handed_over_locked(client))
         rc = eb_cond_wait(&client->changed, &client->lock, deadline);

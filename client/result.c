@@ -49,6 +49,10 @@ EB_API const char *eb_result_text(int result)
         return "conflict";
     case EB_RESULT_WOULD_DEADLOCK:
         return "a call that waits is not allowed in a callback";
+    case EB_RESULT_LATE:
+        return "the delivery had ended before the answer";
+    case EB_RESULT_UNKNOWN:
+        return "the event was not delivered to this consumer, or a seek forgot it";
     }
     return "unknown result";
 }

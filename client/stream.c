@@ -147,25 +147,32 @@ void eb_stream_clear_locked(eb_subscription *sub)
 
 /* ---- taking back ---- */
 
+bool eb_client_control_locked(eb_client *client, struct eb_buf *record)
+{
+    struct eb_control *control = eb_buf_failed(record) ? NULL : calloc(1, sizeof(*control));
+
+    if (!control) {
+        eb_buf_finish(record);
+        return false;
+    }
+    control->text = *record;
+    *record = (struct eb_buf)EB_BUF_INIT;
+    if (client->control_last)
+        client->control_last->next = control;
+    else
+        client->control_first = control;
+    client->control_last = control;
+    eb_client_wake_locked(client);
+    return true;
+}
+
 void eb_stream_park_locked(eb_subscription *sub, int64_t retry_at)
 {
-    eb_client *client = sub->client;
-
     if (sub->state == EB_SUB_ACTIVE) {
-        struct eb_control *control = calloc(1, sizeof(*control));
-        if (control)
-            eb_wire_write_unsubscribe(&control->text, sub->pattern.text);
-        if (control && !eb_buf_failed(&control->text)) {
-            if (client->control_last)
-                client->control_last->next = control;
-            else
-                client->control_first = control;
-            client->control_last = control;
-            eb_client_wake_locked(client);
-        } else if (control) { /* the broker goes on sending; what comes is dropped */
-            eb_buf_finish(&control->text);
-            free(control);
-        }
+        struct eb_buf record = EB_BUF_INIT;
+        eb_wire_write_unsubscribe(&record, sub->pattern.text);
+        eb_client_control_locked(sub->client,
+                                 &record); /* else what the broker goes on sending is dropped */
     }
     sub->state = EB_SUB_PARKED;
     sub->live = false;
@@ -174,7 +181,7 @@ void eb_stream_park_locked(eb_subscription *sub, int64_t retry_at)
 
 bool eb_stream_pause_locked(eb_client *client, int64_t now)
 {
-    bool full = false, hurts = client->inflight.count > 0 || client->draining;
+    bool full = false, hurts = client->inflight.count > 0 || client->draining || client->consumers;
 
     for (eb_subscription *sub = client->subs; sub; sub = sub->next) {
         if (sub->state == EB_SUB_ACTIVE && sub->full)
@@ -207,6 +214,8 @@ void eb_stream_kill_locked(eb_subscription *sub, int result, const char *why)
     sub->result = result;
     strncpy(sub->why, why, sizeof(sub->why) - 1);
     eb_stream_notify_locked(sub);
+    if (sub == sub->client->replies)
+        eb_askers_wake_locked(sub->client);
     pthread_cond_broadcast(&sub->client->changed);
 }
 
@@ -214,6 +223,11 @@ void eb_stream_kill_locked(eb_subscription *sub, int result, const char *why)
 
 static void take_in(eb_subscription *sub, struct eb_item *item)
 {
+    if (sub == sub->client->replies) { /* also while others drain: it is what they wait for */
+        eb_asker_replied_locked(sub->client, item);
+        sub->seen = item->message.seq;
+        return;
+    }
     if (sub->client->draining)
         return; /* nothing new is handed over; `seen` stays */
     if (beyond(sub) || !push(sub, item)) {
@@ -317,7 +331,7 @@ static void drop_acks_locked(eb_client *client)
     }
 }
 
-static void learn_epoch_locked(eb_client *client, const char *epoch)
+void eb_stream_learn_epoch_locked(eb_client *client, const char *epoch)
 {
     if (client->epoch[0] && strcmp(client->epoch, epoch) != 0 && client->hold)
         drop_acks_locked(client);
@@ -329,7 +343,7 @@ static void subscribed_locked(eb_client *client, eb_subscription *sub, const str
     sub->state = EB_SUB_ACTIVE;
     sub->answered = true;
     if (answer->epoch[0])
-        learn_epoch_locked(client, answer->epoch);
+        eb_stream_learn_epoch_locked(client, answer->epoch);
     if (!sub->epoch[0]) {
         memcpy(sub->epoch, answer->epoch, sizeof(sub->epoch));
         memcpy(sub->handed_epoch, answer->epoch, sizeof(sub->handed_epoch));

@@ -125,6 +125,27 @@ static int add_locked(eb_client *client, eb_subscription *sub)
     return 0;
 }
 
+int eb_subscription_listen_locked(eb_client *client, const char *text, eb_subscription **ret)
+{
+    eb_subscribe_options options = EB_SUBSCRIBE_OPTIONS_INIT;
+    struct eb_pattern pattern;
+    struct eb_error err;
+    eb_subscription *sub;
+    int rc;
+
+    if (eb_pattern_parse(&pattern, text, strlen(text), &err) < 0)
+        return EB_RESULT_INVALID;
+    sub = create(client, &options, &pattern);
+    if (!sub)
+        return EB_RESULT_MEMORY;
+    rc = add_locked(client, sub);
+    if (rc < 0)
+        eb_subscription_unref_locked(sub);
+    else
+        *ret = sub;
+    return rc;
+}
+
 /* Until the broker answered; what became of it. The caller holds a reference of its own. */
 static int wait_answer_locked(eb_client *client, eb_subscription *sub, int64_t deadline)
 {

@@ -42,6 +42,10 @@ enum member {
     M_TIMESTAMP,
     M_CONTENT_TYPE,
     M_HEADERS,
+    M_CONSUMER,
+    M_DELIVERY,
+    M_RESULT,
+    M_SCHEDULED,
     M_COUNT
 };
 
@@ -77,6 +81,10 @@ static const struct {
     [M_TIMESTAMP] = MEMBER("timestamp"),
     [M_CONTENT_TYPE] = MEMBER("content_type"),
     [M_HEADERS] = MEMBER("headers"),
+    [M_CONSUMER] = MEMBER("consumer"),
+    [M_DELIVERY] = MEMBER("delivery"),
+    [M_RESULT] = MEMBER("result"),
+    [M_SCHEDULED] = MEMBER("scheduled"),
 #undef MEMBER
 };
 
@@ -244,11 +252,28 @@ static int bad(const char **why, const char *what)
     return -EPROTO;
 }
 
+/* Whose it is, if a consumer's. False: it says so in a way that cannot be understood. */
+static bool read_consumer(struct eb_wire *ret, struct eb_json *json, const uint32_t found[M_COUNT])
+{
+    if (!found[M_CONSUMER])
+        return true;
+    if (!read_text(json, found[M_CONSUMER], ret->consumer_text, sizeof(ret->consumer_text)))
+        return false;
+    ret->consumer = ret->consumer_text;
+    return true;
+}
+
 static int read_event(struct eb_wire *ret, struct eb_json *json, const uint32_t found[M_COUNT],
                       const char **why)
 {
     struct eb_wire_parts parts;
+    uint64_t delivery = 0;
     int rc;
+
+    if (!read_consumer(ret, json, found) ||
+        (ret->consumer &&
+         (!read_seq(json, found[M_DELIVERY], &delivery) || delivery == 0 || delivery > UINT32_MAX)))
+        return bad(why, "the broker sent a consumer's event without a sound delivery");
 
     if (found[M_PATTERN]) {
         ret->pattern = eb_wire_pattern(json, found[M_PATTERN], ret->pattern_text);
@@ -258,6 +283,8 @@ static int read_event(struct eb_wire *ret, struct eb_json *json, const uint32_t 
     if (!read_parts(&parts, json, found))
         return bad(why, "the broker sent an event that cannot be understood");
     rc = eb_wire_make_event(&ret->item, &parts);
+    if (rc == 0)
+        ret->item->delivery = (uint32_t)delivery;
     return rc == -EPROTO ? bad(why, "the broker sent a payload that is not base64") : rc;
 }
 
@@ -273,6 +300,7 @@ static int read_ok(struct eb_wire *ret, struct eb_json *json, const uint32_t fou
     ret->has_seq = read_seq(json, found[M_SEQ], &ret->seq);
     ret->has_last_seq = read_seq(json, found[M_LAST_SEQ], &ret->last_seq);
     ret->duplicate = is_a(json, duplicate, EB_JSON_TRUE);
+    ret->scheduled = is_a(json, found[M_SCHEDULED], EB_JSON_TRUE);
     read_text(json, found[M_EPOCH], ret->epoch, sizeof(ret->epoch));
     read_text(json, found[M_MESSAGE_ID], ret->message_id, sizeof(ret->message_id));
     if (is_a(json, found[M_RESULTS], EB_JSON_ARRAY))
@@ -313,6 +341,8 @@ static int read_gap(struct eb_wire *ret, struct eb_json *json, const uint32_t fo
     if (!read_text(json, found[M_REASON], ret->reason_text, sizeof(ret->reason_text)))
         strcpy(ret->reason_text, "unknown");
     ret->reason = ret->reason_text;
+    if (!read_consumer(ret, json, found))
+        return bad(why, "the broker sent a gap with an unsound consumer");
     ret->pattern = eb_wire_pattern(json, found[M_PATTERN], ret->pattern_text);
     if (is_a(json, found[M_PATTERNS], EB_JSON_ARRAY))
         ret->patterns = found[M_PATTERNS];
@@ -329,13 +359,24 @@ static int read_live(struct eb_wire *ret, struct eb_json *json, const uint32_t f
     return 0;
 }
 
+static int read_released(struct eb_wire *ret, struct eb_json *json, const uint32_t found[M_COUNT],
+                         const char **why)
+{
+    if (!found[M_CONSUMER] || !read_consumer(ret, json, found))
+        return bad(why, "the broker sent the end of a consumer without its name");
+    if (!read_text(json, found[M_REASON], ret->reason_text, sizeof(ret->reason_text)))
+        strcpy(ret->reason_text, "unknown");
+    ret->reason = ret->reason_text;
+    return 0;
+}
+
 int eb_wire_decode(struct eb_wire *ret, struct eb_json *json, const char *text, size_t len,
                    const char **why)
 {
     uint32_t found[M_COUNT];
     struct eb_error err;
 
-    *ret = (struct eb_wire){.type = EB_WIRE_OTHER};
+    *ret = (struct eb_wire){.type = EB_WIRE_OTHER, .json = true};
     if (eb_json_parse(json, text, len, &err) < 0)
         return bad(why, "the broker sent something that is not JSON");
     if (json->tokens[0].type != EB_JSON_OBJECT)
@@ -364,7 +405,29 @@ int eb_wire_decode(struct eb_wire *ret, struct eb_json *json, const char *text, 
         ret->type = EB_WIRE_GAP;
         return read_gap(ret, json, found, why);
     }
+    if (eb_json_equals(json, found[M_TYPE], "released", 8)) {
+        ret->type = EB_WIRE_RELEASED;
+        return read_released(ret, json, found, why);
+    }
     return 0;
+}
+
+bool eb_wire_answered(struct eb_json *json, uint32_t tok, uint64_t *ret_seq, int *ret_result)
+{
+    uint32_t found[M_COUNT];
+    char result[16];
+
+    if (!is_a(json, tok, EB_JSON_OBJECT))
+        return false;
+    find_members(found, json, tok);
+    if (!read_seq(json, found[M_SEQ], ret_seq) ||
+        !read_text(json, found[M_RESULT], result, sizeof(result)))
+        return false;
+    if (strcmp(result, "ok") == 0)
+        *ret_result = EB_RESULT_OK;
+    else
+        *ret_result = strcmp(result, "late") == 0 ? EB_RESULT_LATE : EB_RESULT_UNKNOWN;
+    return true;
 }
 
 bool eb_wire_receipt(struct eb_json *json, uint32_t tok, eb_receipt *ret)
@@ -375,7 +438,8 @@ bool eb_wire_receipt(struct eb_json *json, uint32_t tok, eb_receipt *ret)
         return false;
     find_members(found, json, tok);
     ret->duplicate = is_a(json, found[M_DUPLICATE], EB_JSON_TRUE);
-    return read_seq(json, found[M_SEQ], &ret->seq) &&
+    ret->scheduled = is_a(json, found[M_SCHEDULED], EB_JSON_TRUE);
+    return (read_seq(json, found[M_SEQ], &ret->seq) || ret->scheduled) &&
            read_text(json, found[M_MESSAGE_ID], ret->message_id, sizeof(ret->message_id));
 }
 
@@ -423,7 +487,9 @@ static void write_headers(struct eb_buf *out, struct eb_bin_bytes headers)
     eb_buf_add(out, "}", 1);
 }
 
-static void write_event(struct eb_buf *out, const struct eb_bin_record *record)
+/* @more: what the record has no place for, or NULL. */
+static void write_event(struct eb_buf *out, const struct eb_bin_record *record,
+                        const eb_publication *more)
 {
     struct eb_bin_event event;
     struct eb_error err;
@@ -447,6 +513,14 @@ static void write_event(struct eb_buf *out, const struct eb_bin_record *record)
         eb_buf_str(out, ",\"ttl\":");
         eb_json_write_u64(out, event.ttl);
     }
+    if (more && more->deliver_at_ms > 0)
+        eb_buf_printf(out, ",\"deliver_at\":%lld", (long long)more->deliver_at_ms);
+    if (more && more->delay_ms > 0)
+        eb_buf_printf(out, ",\"delay\":%lld.%03lld", (long long)(more->delay_ms / 1000),
+                      (long long)(more->delay_ms % 1000));
+    if (more && more->expects_last_seq)
+        eb_buf_printf(out, ",\"expected_last_seq\":%llu",
+                      (unsigned long long)more->expected_last_seq);
     eb_buf_add(out, "}", 1);
 }
 
@@ -464,7 +538,7 @@ static void write_batch(struct eb_buf *out, const struct eb_bin_record *record)
          first = false) {
         if (!first)
             eb_buf_add(out, ",", 1);
-        write_event(out, &member);
+        write_event(out, &member, NULL);
     }
     eb_buf_add(out, "]", 1);
 }
@@ -491,6 +565,21 @@ static void write_call(struct eb_buf *out, const struct eb_bin_record *record)
         eb_buf_str(out, ",\"pending_only\":true");
 }
 
+/* A request that is JSON in any case: with its id put in. */
+static void write_as_it_is(struct eb_buf *out, const struct eb_bin_record *record, uint64_t id)
+{
+    const char *text = (const char *)record->body + EB_BIN_ID;
+    size_t len = record->len - EB_BIN_ID;
+
+    eb_buf_add(out, "{", 1);
+    if (id != 0) {
+        eb_buf_str(out, "\"id\":");
+        eb_json_write_u64(out, id);
+        eb_buf_add(out, ",", 1);
+    }
+    eb_buf_add(out, text + 1, len - 1);
+}
+
 void eb_wire_json(struct eb_buf *out, const struct eb_bin_record *record)
 {
     static const char *const types[] = {
@@ -502,6 +591,10 @@ void eb_wire_json(struct eb_buf *out, const struct eb_bin_record *record)
     };
     uint64_t id = eb_bin_request_id(record);
 
+    if (record->kind == EB_BIN_JSON_REQUEST) {
+        write_as_it_is(out, record, id);
+        return;
+    }
     eb_buf_printf(out, "{\"type\":\"%s\"", types[record->kind]);
     if (id != 0) {
         eb_buf_str(out, ",\"id\":");
@@ -509,11 +602,56 @@ void eb_wire_json(struct eb_buf *out, const struct eb_bin_record *record)
     }
     if (record->kind == EB_BIN_PUBLISH) {
         eb_buf_str(out, ",\"data\":");
-        write_event(out, record);
+        write_event(out, record, NULL);
     } else if (record->kind == EB_BIN_PUBLISH_BATCH) {
         write_batch(out, record);
     } else {
         write_call(out, record);
     }
     eb_buf_add(out, "}", 1);
+}
+
+bool eb_wire_asks_more(const eb_publication *events, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (events[i].deliver_at_ms != 0 || events[i].delay_ms != 0 || events[i].expects_last_seq)
+            return true;
+    }
+    return false;
+}
+
+/* One event by way of its record, which checks it. */
+static int write_more(struct eb_buf *out, const eb_publication *event, struct eb_error *err)
+{
+    struct eb_buf record = EB_BUF_INIT;
+    struct eb_bin_record read;
+    size_t at = 0;
+    int rc = eb_wire_write_event(&record, event, true, err);
+
+    if (rc == 0 && eb_bin_next((uint8_t *)record.data, record.len, &at, &read) > 0)
+        write_event(out, &read, event);
+    eb_buf_finish(&record);
+    return rc;
+}
+
+int eb_wire_write_more(struct eb_buf *out, const eb_publication *events, size_t count, bool batch,
+                       struct eb_error *err)
+{
+    struct eb_buf text = EB_BUF_INIT;
+    int rc = EB_RESULT_OK;
+
+    eb_buf_str(&text, batch ? "{\"type\":\"publish_batch\",\"messages\":["
+                            : "{\"type\":\"publish\",\"data\":");
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        if (i > 0)
+            eb_buf_str(&text, ",");
+        rc = write_more(&text, &events[i], err);
+    }
+    eb_buf_str(&text, batch ? "]}" : "}");
+    if (rc == 0 && !eb_buf_failed(&text))
+        eb_bin_write_json(out, EB_BIN_JSON_REQUEST, 0, text.data, text.len);
+    if (rc == 0 && (eb_buf_failed(&text) || eb_buf_failed(out)))
+        rc = EB_RESULT_MEMORY;
+    eb_buf_finish(&text);
+    return rc;
 }

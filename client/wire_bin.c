@@ -50,6 +50,12 @@ static int check_event(const eb_publication *event, struct eb_error *err)
                                 strlen(event->content_type) > EB_CONTENT_TYPE_MAX))
         return eb_fail(err, EB_INVALID_REQUEST, "content_type must be 1 to %d bytes of UTF-8",
                        EB_CONTENT_TYPE_MAX);
+    if (event->deliver_at_ms < 0 || event->delay_ms < 0 ||
+        (event->deliver_at_ms > 0 && event->delay_ms > 0))
+        return eb_fail(err, EB_INVALID_REQUEST,
+                       "deliver_at_ms and delay_ms must not be negative, and only one of them set");
+    if (event->expects_last_seq && event->expected_last_seq >= EB_SEQ_MAX)
+        return eb_fail(err, EB_INVALID_REQUEST, "expected_last_seq must be below 2^53");
     return check_headers(event->headers, err);
 }
 
@@ -367,9 +373,14 @@ static int read_answer(struct eb_wire *ret, unsigned kind, const char **why)
     return 0;
 }
 
-int eb_wire_decode_record(struct eb_wire *ret, const struct eb_bin_record *record, const char **why)
+int eb_wire_decode_record(struct eb_wire *ret, struct eb_json *json,
+                          const struct eb_bin_record *record, const char **why)
 {
     int rc;
+
+    if (record->kind == EB_BIN_JSON && record->len >= EB_BIN_ID)
+        return eb_wire_decode(ret, json, (const char *)record->body + EB_BIN_ID,
+                              record->len - EB_BIN_ID, why);
 
     *ret = (struct eb_wire){.type = EB_WIRE_OTHER};
     if (record->kind == EB_BIN_EVENT) {

@@ -17,6 +17,7 @@
 #include "common/error.h"
 
 #define EB_BIN_HEADER    8
+#define EB_BIN_ID        8                   /* every request's body begins with its id */
 #define EB_BIN_DUPLICATE ((uint64_t)1 << 63) /* beside a seq in the list of a batch's answer */
 
 enum eb_bin_kind {

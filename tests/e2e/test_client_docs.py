@@ -17,21 +17,29 @@ EXPECTED = [f"{i + 1} order.created {{\"order\":{i}}}" for i in range(10)]
 
 @pytest.fixture
 def source(tmp_path):
-    (example,) = re.findall(r"```c\n(.*?)```", DOC, re.S)
-    path = tmp_path / "orders.c"
-    path.write_text(example)
+    return write(tmp_path, 0, "orders.c")
+
+
+def write(folder, number, name):
+    path = folder / name
+    path.write_text(re.findall(r"```c\n(.*?)```", DOC, re.S)[number])
     return path
 
 
-def test_the_example_compiles_and_runs(broker, build, source, tmp_path):
+def compiled(build, source):
+    """Built as a program is that has nothing but the header and the shared library; the environment to run it in."""
     flags = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-std=c11"]
     libraries = subprocess.run(["ldd", build / "client" / "libeventbus.so"], capture_output=True, text=True).stdout
     flags += [f"-fsanitize={name}" for name, lib in (("address", "libasan"), ("thread", "libtsan")) if lib in libraries]
     include = [f"-I{ROOT}/client/include", f"-I{ROOT}/common/include"]
-    subprocess.run(["cc", *flags, *include, source, f"-L{build}/client", "-leventbus", "-o", tmp_path / "orders"], check=True)
-    env = {**os.environ, "LD_LIBRARY_PATH": f"{build}/client"}
+    subprocess.run(["cc", *flags, *include, source, f"-L{build}/client", "-leventbus", "-o", source.with_suffix("")], check=True)
+    return source.with_suffix(""), {**os.environ, "LD_LIBRARY_PATH": f"{build}/client"}
+
+
+def test_the_example_compiles_and_runs(broker, build, source):
+    program, env = compiled(build, source)
     for _ in range(2):  # the second run's publishes are duplicates: nothing is stored twice
-        run = subprocess.run([tmp_path / "orders", broker.ws_url], env=env, capture_output=True, text=True, timeout=60)
+        run = subprocess.run([program, broker.ws_url], env=env, capture_output=True, text=True, timeout=60)
         assert (run.returncode, run.stderr) == (0, "")
         assert run.stdout.splitlines() == EXPECTED
 

@@ -17,6 +17,7 @@ RESULTS = {
     "ok": 0, "invalid": -1, "memory": -2, "timeout": -3, "closed": -4, "full": -5, "disconnected": -6, "in_doubt": -7,
     "unauthorized": -8, "forbidden": -9, "not_found": -10, "too_large": -11, "id_reused": -12, "limit": -13,
     "storage_full": -14, "unavailable": -15, "internal": -16, "conflict": -17, "would_deadlock": -18,
+    "late": -19, "unknown": -20,
 }  # fmt: skip
 
 

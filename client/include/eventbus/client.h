@@ -9,14 +9,18 @@
  *   eb_client_publish_wait(client, &event, NULL, 5000);
  *   eb_client_close(client, 5000);
  *
+ * Work that must not get lost is taken by a durable consumer (eb_consumer_open); questions are eb_request; whoever
+ * keeps what it makes of the events in SQLite finds the transaction for it in <eventbus/client_sqlite.h>.
+ *
  * The library hides the network: it reconnects with backoff and jitter, subscribes again after the last seq it
  * handed to the caller (with the log's epoch), and sends unanswered publishes again under the same message id, so
  * that each is stored once. What it cannot hide it says: gaps, a publish in doubt, a state.
  *
  * Threads: an open client has one thread `eb-client` that owns the socket. Callbacks run on a second thread,
  * `eb-client-cb`, one at a time, never with a lock of the library held; they may call every function here
- * except those that wait (named below) and eb_client_close. Every function may be called from any thread at
- * any time until eb_client_close. No global state, no signals (SIGPIPE is never raised), no output, no
+ * except those that wait (named below) and eb_client_close. The events of durable consumers come on threads of
+ * their own, `eb-worker`, where waiting is allowed. Every function may be called from any thread at any time until
+ * eb_client_close. No global state, no signals (SIGPIPE is never raised), no output, no
  * environment read.
  *
  * Results: 0 (or a count) or one of enum eb_result, negative; eb_result_text says it in words, and
@@ -65,7 +69,11 @@ typedef enum eb_result {
     EB_RESULT_INTERNAL = -16,
     EB_RESULT_CONFLICT = -17,
     /* a call that waits, from a callback */
-    EB_RESULT_WOULD_DEADLOCK = -18
+    EB_RESULT_WOULD_DEADLOCK = -18,
+    /* a consumer's answer came after its delivery had ended (ack_wait, another delivery, another's answer) */
+    EB_RESULT_LATE = -19,
+    /* a consumer's answer for an event that was never delivered, or was forgotten by seek */
+    EB_RESULT_UNKNOWN = -20
 } eb_result;
 
 EB_API const char *eb_result_text(int result);
@@ -163,13 +171,23 @@ typedef struct eb_publication {
     const char *message_id;     /* NULL: a UUIDv7 made here, so that sending again is safe */
     const char *const *headers; /* name, value, …, NULL; or NULL */
     int64_t ttl_s;              /* 0: no expiry; EB_TTL_BROKER: the broker's default */
+    /*
+     * From here on 0 means: not asked for. So initialise the whole struct, as = {0} or by naming members does.
+     * Later: kept by the broker and put into the log when it is due; the receipt has `scheduled` and no seq.
+     */
+    int64_t deliver_at_ms; /* ms since 1970 */
+    int64_t delay_ms;      /* the same, from the broker's now; not both */
+    /* Only if its topic's last seq is expected_last_seq (0: the topic is new); else EB_RESULT_CONFLICT. */
+    bool expects_last_seq;
+    uint64_t expected_last_seq;
 } eb_publication;
 #define EB_TTL_BROKER (-1)
 
 typedef struct eb_receipt {
-    uint64_t seq;
+    uint64_t seq;   /* 0: it is scheduled */
     bool duplicate; /* the id was known: this is the first one's seq */
     char message_id[37];
+    bool scheduled; /* it is kept, and enters the log when it is due */
 } eb_receipt;
 
 /**
@@ -284,6 +302,175 @@ EB_API uint64_t eb_subscription_position(eb_subscription *subscription, char epo
  * (DISCONNECTED). @timeout 0: do not wait for the answer; flush and close do. NOT_FOUND, FULL, TIMEOUT, CLOSED …
  */
 EB_API int eb_client_acknowledge(eb_client *client, uint64_t seq, int64_t timeout);
+
+/* ---- request and reply ---- */
+
+/**
+ * Publish @request with the headers `reply_to` and `correlation_id`, and wait for the first reply to it. 0: *@ret is
+ * set, to be freed with eb_reply_free. TIMEOUT: nobody replied in time (nobody may listen); what was published stays
+ * published, so give it a ttl_s. A refusal of the publish (or of the subscription that replies come by) is returned
+ * at once. Waits; not from a callback on eb-client-cb. The headers of @request must not hold those two themselves.
+ */
+EB_API int eb_request(eb_client *client, const eb_publication *request, const eb_message **ret,
+                      int64_t timeout);
+/** NULL is fine. */
+EB_API void eb_reply_free(const eb_message *reply);
+/**
+ * The answering side: publish @payload to where @request says (header `reply_to`, which must be `_reply.…`), with its
+ * `correlation_id`. @content_type NULL: text/plain. Completion as for eb_client_publish, @done may be NULL. INVALID
+ * when @request is no request.
+ */
+EB_API int eb_reply(eb_client *client, const eb_message *request, const void *payload, size_t len,
+                    const char *content_type, eb_publish_fn *done, void *user);
+
+/* ---- durable consumers ---- */
+
+/*
+ * A named cursor that the broker keeps: it remembers, across connections and crashes, what was handled. All who use
+ * the same name share its work. Delivery is at least once: an event comes again until it is acknowledged.
+ */
+typedef struct eb_consumer eb_consumer;
+
+typedef enum eb_consumer_start {
+    EB_CONSUMER_NEW, /* what comes after it was made */
+    EB_CONSUMER_ALL, /* all that is kept */
+    EB_CONSUMER_SEQ, /* start_at is a seq */
+    EB_CONSUMER_TIME /* start_at is a time, ms since 1970 */
+} eb_consumer_start;
+
+/* How the consumer is to be made if there is none. Times are milliseconds. Copied. */
+typedef struct eb_consumer_settings {
+    size_t size;
+    const char *const *patterns; /* 1 to 16, NULL at the end */
+    eb_consumer_start from;
+    int64_t start_at;
+    int64_t ack_wait; /* unanswered for so long, an event is delivered again */
+    uint32_t
+        max_deliver; /* after so many deliveries without an ack it is a dead letter; 0: never */
+    const int64_t
+        *backoff; /* backoff_count waits before the 2nd, 3rd … delivery; the last repeats */
+    size_t backoff_count;
+    uint32_t max_inflight; /* out and unanswered, for the whole consumer */
+    const char *order;     /* "none", "topic" or "header:NAME": one after the other for each key */
+    uint32_t order_window; /* events looked at past the first open one */
+    bool dead_letter;      /* false: what is given up is only counted */
+} eb_consumer_settings;
+#define EB_CONSUMER_SETTINGS_INIT                                                                  \
+    {                                                                                              \
+        sizeof(eb_consumer_settings), NULL, EB_CONSUMER_NEW, 0, 30000, 0, NULL, 0, 256, NULL,      \
+            10000, true                                                                            \
+    }
+
+/* One delivery. What is not marked is the library's. */
+typedef struct eb_delivery {
+    const eb_message *message;
+    uint32_t number; /* of this delivery of the event, from 1: more than 1 is a repetition */
+    /* For the callback to set before it returns EB_NACK: come again after so many ms; EB_DELAY_BACKOFF as it comes */
+    int64_t delay;
+    /* For the callback to set before it returns EB_TERM; "" as it comes */
+    char reason[200];
+} eb_delivery;
+#define EB_DELAY_BACKOFF (-1)
+
+typedef enum eb_verdict {
+    EB_ACK,  /* handled: never again */
+    EB_NACK, /* not now: deliver it again, as the backoff says or after `delay` */
+    EB_TERM, /* never again, it cannot be handled: a dead letter */
+    EB_LATER /* the program answers later: eb_consumer_ack, _nack or _term, from any thread */
+} eb_verdict;
+
+#define EB_IN_PROGRESS_AUTO (-1)
+
+typedef struct eb_consumer_options {
+    size_t size;
+    const char *name; /* 1 to 64 of A-Z a-z 0-9 _ - */
+    /* Make it so if there is none (then CONFLICT says that it is there with other settings); NULL: it must be there */
+    const eb_consumer_settings *settings;
+    /*
+     * An event, on one of `threads` threads `eb-worker` of this consumer; waiting is allowed there, closing this
+     * consumer or its client is not. Without it the consumer is pulled (eb_consumer_next).
+     */
+    eb_verdict (*event)(void *user, eb_consumer *consumer, eb_delivery *delivery);
+    unsigned threads;      /* 1, at most 256; with `event` only */
+    uint32_t max_inflight; /* 64: out here at most, handed over or waiting for a thread */
+    /*
+     * While a callback runs, and while an event waits here for a thread, tell the broker every so many ms that it
+     * is in progress, so that ack_wait does not end it. 0: off. EB_IN_PROGRESS_AUTO: a third of settings->ack_wait.
+     */
+    int64_t in_progress;
+    /*
+     * The rest comes on eb-client-cb and may be NULL.
+     * What became of an answer: 0, LATE, UNKNOWN, or why it could not be given. Not for those that were waited for.
+     */
+    void (*answered)(void *user, eb_consumer *consumer, uint64_t seq, uint32_t delivery,
+                     eb_verdict verdict, int result);
+    /* Events that this consumer may miss; @gap->pattern is NULL. */
+    void (*gap)(void *user, eb_consumer *consumer, const eb_gap_info *gap);
+    /* The broker ended the attachment: "deleted", "push", "seek", "shutdown". After the last two it is renewed. */
+    void (*released)(void *user, eb_consumer *consumer, const char *reason);
+    /* Refused (again after a reconnect, say), deleted, or the client failed: nothing comes any more, only close it. */
+    void (*failed)(void *user, eb_consumer *consumer, int result, const char *why);
+    void *user;
+} eb_consumer_options;
+#define EB_CONSUMER_OPTIONS_INIT                                                                   \
+    {                                                                                              \
+        sizeof(eb_consumer_options), NULL, NULL, NULL, 1, 64, 0, NULL, NULL, NULL, NULL, NULL      \
+    }
+
+/**
+ * Consume. Waits up to @timeout for the broker's answer (0: do not wait; `failed` tells a refusal); when it then
+ * returns TIMEOUT or a refusal, there is no consumer here. CONFLICT: it is there with other settings, or is a
+ * webhook's. INVALID also when this client consumes by that name already, or the broker is older than consumers
+ * (eb_client_last_error says so). With 0 it may be called before there is a broker. After a reconnect it consumes
+ * again by itself.
+ */
+EB_API int eb_consumer_open(eb_client *client, const eb_consumer_options *options, int64_t timeout,
+                            eb_consumer **ret);
+/**
+ * Stop in order: nothing more is handed over; callbacks run to their end; what was handed over (EB_LATER, pulled) is
+ * waited for until it is answered, and the answers until the broker took them; then the rest goes back to the broker
+ * for others. Frees the consumer; no callback of it runs after this returned. 0, or TIMEOUT when @timeout ended the
+ * waiting: what was unanswered then will be delivered again. A callback that runs is waited for in any case. Not from a
+ * callback, its own or on eb-client-cb (WOULD_DEADLOCK). NULL is fine.
+ */
+EB_API int eb_consumer_close(eb_consumer *consumer, int64_t timeout);
+/**
+ * Pull: the next event, waiting up to @timeout (0: look only, -1: for ever). 1: *@ret is set, and lives until it is
+ * answered or the consumer is closed. 0: none in time. CLOSED; or the refusal that ended it. Any number of threads.
+ * INVALID if it has `event`. Waits, but with 0.
+ */
+EB_API int eb_consumer_next(eb_consumer *consumer, const eb_delivery **ret, int64_t timeout);
+/**
+ * Answer a delivery: EB_LATER's, a pulled one's, also one of a connection that ended or of an earlier run. They go out
+ * together, many in one request, and again after a reconnect until the broker answered them (unless the log became
+ * another: DISCONNECTED). An ack counts whoever has the event; the others only for that @delivery (0: whichever it is).
+ * 0; INVALID; CONFLICT when it was answered otherwise before; FULL (max_pending of them wait); CLOSED. What became
+ * of it `answered` tells.
+ */
+EB_API int eb_consumer_ack(eb_consumer *consumer, uint64_t seq, uint32_t delivery);
+/** @delay in ms, or EB_DELAY_BACKOFF. */
+EB_API int eb_consumer_nack(eb_consumer *consumer, uint64_t seq, uint32_t delivery, int64_t delay);
+/** @reason may be NULL; at most 199 bytes of it are kept. */
+EB_API int eb_consumer_term(eb_consumer *consumer, uint64_t seq, uint32_t delivery,
+                            const char *reason);
+/** Count ack_wait anew. Sent once and not repeated; no answer is told. */
+EB_API int eb_consumer_in_progress(eb_consumer *consumer, uint64_t seq, uint32_t delivery);
+/**
+ * Acknowledge and wait until the broker committed it: 0 (it never comes again), LATE, UNKNOWN, TIMEOUT (it goes on being
+ * sent), CLOSED … Waits.
+ */
+EB_API int eb_consumer_ack_wait(eb_consumer *consumer, uint64_t seq, uint32_t delivery,
+                                int64_t timeout);
+
+typedef struct eb_consumer_figures {
+    size_t size;       /* sizeof(eb_consumer_figures), set by the caller */
+    bool attached;     /* the broker answered the consume of this connection */
+    size_t held;       /* waiting here for a thread or for eb_consumer_next */
+    size_t handed;     /* with the program, unanswered */
+    size_t answers;    /* given by the program, not answered by the broker yet */
+    uint64_t received; /* deliveries so far */
+} eb_consumer_figures;
+EB_API int eb_consumer_get_figures(eb_consumer *consumer, eb_consumer_figures *ret);
 
 #ifdef __cplusplus
 }

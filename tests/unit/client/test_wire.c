@@ -135,6 +135,62 @@ static void gaps_and_live_are_read(void **state)
     assert_int_equal(wire.type, EB_WIRE_OTHER);
 }
 
+static int decode_record(const struct eb_buf *record)
+{
+    struct eb_bin_record read;
+    size_t at = 0;
+
+    assert_int_equal(eb_bin_next((uint8_t *)record->data, record->len, &at, &read), 1);
+    return eb_wire_decode_record(&wire, &json, &read, &why);
+}
+
+/* A consumer's events, gaps and end; what became of its answers. */
+static void consumers_are_heard(void **state)
+{
+    static const char results[] =
+        "{\"type\":\"ok\",\"id\":1,\"results\":[{\"seq\":1,\"result\":\"ok\"},"
+        "{\"seq\":2,\"result\":\"late\"},{\"seq\":3,\"result\":"
+        "\"unknown\"},{\"seq\":4},{\"result\":\"ok\"},5]}";
+    static const int expected[] = {0, EB_RESULT_LATE, EB_RESULT_UNKNOWN};
+    uint64_t seq;
+    int result;
+
+    assert_int_equal(decode(EVENT(",\"consumer\":\"w\",\"delivery\":3", "\"a\"")), 0);
+    assert_string_equal(wire.consumer, "w");
+    assert_int_equal(wire.item->delivery, 3);
+    eb_item_unref(wire.item);
+    assert_int_equal(decode("{\"type\":\"gap\",\"consumer\":\"w\",\"from_seq\":1,\"to_seq\":2,"
+                            "\"reason\":\"retention\"}"),
+                     0);
+    assert_string_equal(wire.consumer, "w");
+    assert_int_equal(decode("{\"type\":\"released\",\"consumer\":\"w\",\"reason\":\"seek\"}"), 0);
+    assert_int_equal(wire.type, EB_WIRE_RELEASED);
+    assert_string_equal(wire.reason, "seek");
+    assert_int_equal(decode(results), 0);
+    uint32_t tok = wire.results + 1;
+    for (uint64_t i = 0; i < 6; i++, tok = json.tokens[tok].next) {
+        assert_int_equal(eb_wire_answered(&json, tok, &seq, &result), i < 3);
+        if (i < 3) {
+            assert_int_equal(seq, i + 1);
+            assert_int_equal(result, expected[i]);
+        }
+    }
+}
+
+/* On a binary connection what has no record of its own comes as JSON in one (docs/binary.md). */
+static void json_in_a_record_is_read(void **state)
+{
+    static const char text[] = "{\"type\":\"ok\",\"id\":14,\"scheduled\":true}";
+    struct eb_buf out = EB_BUF_INIT;
+
+    eb_bin_write_json(&out, EB_BIN_JSON, 14, text, sizeof(text) - 1);
+    assert_int_equal(decode_record(&out), 0);
+    assert_int_equal(wire.type, EB_WIRE_OK);
+    assert_int_equal(wire.id, 14);
+    assert_true(wire.json && wire.scheduled && !wire.has_seq);
+    eb_buf_finish(&out);
+}
+
 /* What cannot be understood is said so, and never crashes or leaks. */
 static void nonsense_is_refused(void **state)
 {
@@ -149,6 +205,13 @@ static void nonsense_is_refused(void **state)
         "{\"type\":\"live\",\"pattern\":\"a\"}",
         "{\"type\":\"live\",\"pattern\":1,\"seq\":1}",
         "{\"type\":\"gap\",\"pattern\":\"a\",\"from_seq\":-1,\"to_seq\":2}",
+        "{\"type\":\"gap\",\"consumer\":7,\"from_seq\":1,\"to_seq\":2}",
+        "{\"type\":\"released\",\"reason\":\"seek\"}",
+        "{\"type\":\"released\",\"consumer\":7}",
+        EVENT(",\"consumer\":\"w\"", "\"a\""),
+        EVENT(",\"consumer\":\"w\",\"delivery\":0", "\"a\""),
+        EVENT(",\"consumer\":\"w\",\"delivery\":4294967296", "\"a\""),
+        EVENT(",\"consumer\":[],\"delivery\":1", "\"a\""),
         EVENT("", "1"),
         EVENT("", "null"),
         EVENT(",\"payload_encoding\":\"base64\"", "\"/w\""),
@@ -333,15 +396,6 @@ static void the_other_requests_are_written(void **state)
     eb_buf_finish(&out);
 }
 
-static int decode_record(const struct eb_buf *record)
-{
-    struct eb_bin_record read;
-    size_t at = 0;
-
-    assert_int_equal(eb_bin_next((uint8_t *)record->data, record->len, &at, &read), 1);
-    return eb_wire_decode_record(&wire, &read, &why);
-}
-
 /* A delivered record has every member of an event, with the headers as JSON. */
 static void a_binary_event_is_read_whole(void **state)
 {
@@ -431,6 +485,8 @@ int main(void)
         {"wire/answers_are_read", answers_are_read},
         {"wire/errors_become_results", errors_become_results},
         {"wire/gaps_and_live_are_read", gaps_and_live_are_read},
+        {"wire/consumers_are_heard", consumers_are_heard},
+        {"wire/json_in_a_record_is_read", json_in_a_record_is_read},
         {"wire/nonsense_is_refused", nonsense_is_refused},
         {"wire/events_are_written", events_are_written},
         {"wire/events_are_checked", events_are_checked},
