@@ -2,8 +2,8 @@
  * user_sync.c - a service that keeps its own copy of the users, exactly once, by following "user.*".
  *
  * The whole trick: the cursor (seq and epoch of the last event it handled) lives in the same SQLite file as the
- * users and is moved in the same transaction. After a crash it asks for what comes behind the cursor; an event is
- * therefore applied once, however often either side is killed. GET /users on port 5000 shows the copy, and how
+ * users and is moved in the same transaction, by <eventbus/client_sqlite.h>. After a crash it asks for what comes
+ * behind the cursor; an event is therefore applied once, however often either side is killed. GET /users on port 5000 shows the copy, and how
  * many events were applied to each user.
  *
  *   user_sync [--url ws://127.0.0.1:3000/ws] [--db users_copy.db] [--port 5000]
@@ -21,12 +21,13 @@
 #include <netinet/in.h>
 #include <sqlite3.h>
 
-#include <eventbus/client.h>
+#include <eventbus/client_sqlite.h>
 
 struct sync {
     const char *url, *path;
     int port;
     sqlite3 *db; /* the main thread's; each request opens its own */
+    eb_once *once;
 };
 
 static volatile sig_atomic_t ending;
@@ -57,27 +58,14 @@ static int open_copy(struct sync *sync)
 {
     if (sqlite3_open(sync->path, &sync->db) != SQLITE_OK)
         return complain(sync->path, sqlite3_errmsg(sync->db));
-    return run_sql(
-        sync->db, "PRAGMA journal_mode = WAL;"
-                  "PRAGMA synchronous = FULL;"
-                  "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL,"
-                  "                                 events INTEGER NOT NULL DEFAULT 1);"
-                  "CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1),"
-                  "                                  seq INTEGER NOT NULL, epoch TEXT NOT NULL);");
-}
-
-static void read_cursor(sqlite3 *db, uint64_t *ret_seq, char ret_epoch[37])
-{
-    sqlite3_stmt *stmt;
-    *ret_seq = 0;
-    ret_epoch[0] = '\0';
-    if (sqlite3_prepare_v2(db, "SELECT seq, epoch FROM cursor", -1, &stmt, NULL) != SQLITE_OK)
-        return;
-    if (sqlite3_step(stmt) == SQLITE_ROW) {
-        *ret_seq = (uint64_t)sqlite3_column_int64(stmt, 0);
-        snprintf(ret_epoch, 37, "%s", (const char *)sqlite3_column_text(stmt, 1));
-    }
-    sqlite3_finalize(stmt);
+    if (run_sql(sync->db,
+                "PRAGMA journal_mode = WAL;"
+                "PRAGMA synchronous = FULL;"
+                "CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, username TEXT NOT NULL,"
+                "                                 events INTEGER NOT NULL DEFAULT 1);") < 0)
+        return -1;
+    int rc = eb_once_open(sync->db, "users", &sync->once);
+    return rc < 0 ? complain("the cursor", eb_result_text(rc)) : 0;
 }
 
 /* One statement with an integer and a text. */
@@ -95,8 +83,9 @@ static int run_bound(sqlite3 *db, const char *sql, int64_t number, const char *t
 }
 
 /* What the event means for the copy. One that we cannot read is said and passed over: it will not get better. */
-static int apply(sqlite3 *db, const eb_message *message)
+static int apply(void *user_data, sqlite3 *db, const eb_message *message)
 {
+    (void)user_data;
     struct json_object *user = json_tokener_parse(message->payload), *id = NULL, *name = NULL;
     int rc = 0;
     json_object_object_get_ex(user, "id", &id);
@@ -113,24 +102,6 @@ static int apply(sqlite3 *db, const eb_message *message)
                        "SET username = excluded.username, events = events + 1",
                        json_object_get_int64(id), json_object_get_string(name));
     json_object_put(user);
-    return rc;
-}
-
-/* The event and the cursor in one transaction. */
-static int handle(sqlite3 *db, const eb_message *message, const char *epoch)
-{
-    if (run_sql(db, "BEGIN IMMEDIATE") < 0)
-        return -1;
-    int rc = apply(db, message);
-    if (rc == 0)
-        rc = run_bound(db,
-                       "INSERT INTO cursor VALUES (1, ?, ?) ON CONFLICT(one) DO UPDATE SET seq = "
-                       "excluded.seq, epoch = excluded.epoch",
-                       (int64_t)message->seq, epoch);
-    if (rc == 0)
-        rc = run_sql(db, "COMMIT");
-    if (rc < 0)
-        run_sql(db, "ROLLBACK");
     return rc;
 }
 
@@ -161,8 +132,13 @@ static int follow(struct sync *sync, eb_subscription *subscription)
         if (rc == 0)
             continue;
         eb_subscription_position(subscription, epoch);
-        if (handle(sync->db, message, epoch) < 0)
-            return -1; /* the cursor has not moved: the next start takes it up again */
+        rc = eb_once_apply(sync->once, message, epoch, apply,
+                           NULL); /* and the cursor, in one transaction */
+        if (rc < 0)
+            return complain(
+                "an event was not applied",
+                sqlite3_errmsg(
+                    sync->db)); /* the cursor has not moved: the next start takes it up again */
     }
     return 0;
 }
@@ -174,19 +150,15 @@ static int sync_users(struct sync *sync)
     eb_client *client = NULL;
     eb_subscription *subscription = NULL;
     const char *why = NULL;
-    uint64_t seq;
-    char epoch[37];
 
     options.url = sync->url;
     options.state = on_state;
     int rc = eb_client_open(&options, &client, &why);
     if (rc < 0)
         return complain(sync->url, why ? why : eb_result_text(rc));
-    read_cursor(sync->db, &seq, epoch);
-    fprintf(stderr, "user_sync: going on behind seq %" PRIu64 "\n", seq);
     subscribe.pattern = "user.*";
-    subscribe.starting_seq = seq + 1;
-    subscribe.epoch = epoch[0] ? epoch : NULL;
+    eb_once_resume(sync->once, &subscribe);
+    fprintf(stderr, "user_sync: going on from seq %" PRIu64 "\n", subscribe.starting_seq);
     subscribe.gap = on_gap;
     rc = eb_client_subscribe(client, &subscribe, 0, &subscription);
     if (rc < 0)
@@ -301,6 +273,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     int rc = sync_users(&sync);
     MHD_stop_daemon(daemon);
+    eb_once_close(sync.once);
     sqlite3_close(sync.db);
     return rc < 0 ? 1 : 0;
 }

@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-HEADERS = ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_outbox.h", "eventbus/client.h", "eventbus/event.h"]
+HEADERS = ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_outbox.h", "eventbus/client.h", "eventbus/client_sqlite.h",
+           "eventbus/event.h"]
 
 CLIENT = r"""
 #include <eventbus/client.h>
@@ -28,6 +29,29 @@ int main(int argc, char **argv)
     int rc = eb_client_publish_wait(client, &event, &receipt, 10000);
     printf("%s %d\n", eb_result_text(rc), (int)receipt.seq);
     return eb_client_close(client, 10000) != 0 || rc != 0;
+}
+"""
+
+ONCE = r"""
+#include <eventbus/client_sqlite.h>
+#include <sqlite3.h>
+#include <stdio.h>
+static int apply(void *user, sqlite3 *db, const eb_message *message)
+{
+    return 0;
+}
+int main(void)
+{
+    const char *epoch = "00000000-0000-4000-8000-00000000000a";
+    eb_message message = {.seq = 1};
+    sqlite3 *db;
+    eb_once *once;
+    if (sqlite3_open(":memory:", &db) != SQLITE_OK || eb_once_open(db, "pkg", &once) != 0)
+        return 1;
+    int first = eb_once_apply(once, &message, epoch, apply, NULL);
+    printf("%d %d\n", first, eb_once_apply(once, &message, epoch, apply, NULL));
+    eb_once_close(once);
+    return sqlite3_close(db);
 }
 """
 
@@ -109,7 +133,8 @@ def declared(installed, header):
 
 @pytest.mark.parametrize(
     "library, headers",
-    [("libeventbus", ["eventbus/client.h"]), ("libeventbus-broker", ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_outbox.h"])],
+    [("libeventbus", ["eventbus/client.h"]), ("libeventbus-sqlite", ["eventbus/client_sqlite.h"]),
+     ("libeventbus-broker", ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_outbox.h"])],
 )
 def test_a_library_shows_what_its_headers_declare_and_nothing_else(installed, libdir, library, headers):
     shown = set(output("nm", "-D", "--defined-only", "--format=just-symbols", libdir / f"{library}.so").split())
@@ -118,11 +143,11 @@ def test_a_library_shows_what_its_headers_declare_and_nothing_else(installed, li
 
 
 def test_what_is_installed(installed, libdir):
-    """The daemon, two libraries, four headers, two pkg-config files: no test, no example."""
+    """The daemon, three libraries, their headers, three pkg-config files: no test, no example."""
     files = {str(path.relative_to(installed)) for path in installed.rglob("*") if not path.is_dir()}
     lib = libdir.relative_to(installed)
     wanted = {"bin/eventbusd"} | {f"include/{header}" for header in HEADERS}
-    wanted |= {f"{lib}/pkgconfig/{name}.pc" for name in ("eventbus", "eventbus-broker")}
+    wanted |= {f"{lib}/pkgconfig/{name}.pc" for name in ("eventbus", "eventbus-broker", "eventbus-sqlite")}
     wanted |= {f"{lib}/{path.name}" for path in libdir.glob("libeventbus*")}
     assert files - {"bin/eventbus"} == wanted
     assert output(installed / "bin" / "eventbusd", "--version").startswith("eventbusd ")
@@ -142,6 +167,18 @@ def test_a_client_builds_with_pkg_config(broker, flags, libdir, tmp_path, compil
     assert ("libeventbus.so.0" in output("ldd", tmp_path / "client", env=env)) == (link == "shared")
     assert output(tmp_path / "client", broker.ws_url, env=env).endswith(" 1\n")
     assert broker.events()[0]["payload"] == "hello"
+
+
+@pytest.mark.parametrize("link", ["shared", "static"])
+def test_the_exactly_once_helper_builds_with_pkg_config(flags, libdir, tmp_path, link):
+    """It brings SQLite with it, and libeventbus alone does not."""
+    source = tmp_path / "once.c"
+    source.write_text(ONCE)
+    chosen = ["-l:libeventbus-sqlite.a" if link == "static" and flag == "-leventbus-sqlite" else flag for flag in flags("--cflags", "--libs", "eventbus-sqlite")]
+    output("cc", "-Wall", "-Werror", source, "-o", tmp_path / "once", *chosen)
+    env = {**os.environ, "LD_LIBRARY_PATH": str(libdir)}
+    assert output(tmp_path / "once", env=env) == "1 0\n"
+    assert "sqlite" not in output("readelf", "-d", libdir / "libeventbus.so")
 
 
 @pytest.mark.parametrize("compiler", ["cc", "g++"])

@@ -25,6 +25,7 @@ BEGIN {
     room("broker/net/", "common/ broker/bus/ broker/net/ eventbus/", "sqlite3.h")
     room("broker/", "common/ broker/ eventbus/", "wslay/")
     room("common/", "common/ eventbus/", "sqlite3.h microhttpd.h wslay/")
+    room("client/sqlite/", "eventbus/", "microhttpd.h wslay/")
     room("client/", "common/ client/ eventbus/", "sqlite3.h microhttpd.h")
     room("examples/", "examples/ eventbus/", "wslay/")
 }

@@ -17,13 +17,14 @@ tree_with() {
         mkdir -p "$tree/$room/include/eventbus"
         echo '#include <stdint.h>' >"$tree/$room/include/eventbus/event.h"
     done
-    mkdir -p "$tree/broker/store" "$tree/broker/bus" "$tree/broker/net" "$tree/examples"
+    mkdir -p "$tree/client/sqlite" "$tree/broker/store" "$tree/broker/bus" "$tree/broker/net" "$tree/examples"
     echo '#include "common/buf.h"' >"$tree/common/buf.c"
     printf '#include "common/buf.h"\n#include <sqlite3.h>\n' >"$tree/broker/store/log.c"
     echo '#include "broker/store/store.h"' >"$tree/broker/bus/bus.c"
     printf '#include "broker/bus/bus.h"\n#include <microhttpd.h>\n#include <wslay/wslay.h>\n' >"$tree/broker/net/ws.c"
     printf '#include "broker/net/net.h"\n#include "broker/store/store.h"\n' >"$tree/broker/main.c"
     printf '#include "common/ws.h"\n#include <eventbus/event.h>\n' >"$tree/client/client.c"
+    printf '#include <sqlite3.h>\n#include <eventbus/event.h>\n' >"$tree/client/sqlite/once.c"
     echo "$2" >>"$tree/$1"
 }
 
@@ -58,6 +59,8 @@ refuses broker/net/ws.c '#include <sqlite3.h>'
 refuses broker/main.c '#include "client/client.h"'
 refuses client/client.c '#include "broker/bus/bus.h"'
 refuses client/client.c '#include <sqlite3.h>'
+refuses client/sqlite/once.c '#include "client/client.h"'
+refuses client/sqlite/once.c '#include "common/buf.h"'
 refuses examples/chat.c '#include "common/buf.h"'
 
 tree_with common/buf.c ''
