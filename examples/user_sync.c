@@ -132,13 +132,10 @@ static int follow(struct sync *sync, eb_subscription *subscription)
         if (rc == 0)
             continue;
         eb_subscription_position(subscription, epoch);
-        rc = eb_once_apply(sync->once, message, epoch, apply,
-                           NULL); /* and the cursor, in one transaction */
+        /* The event and the cursor in one transaction. When it fails, the next start takes it up again. */
+        rc = eb_once_apply(sync->once, message, epoch, apply, NULL);
         if (rc < 0)
-            return complain(
-                "an event was not applied",
-                sqlite3_errmsg(
-                    sync->db)); /* the cursor has not moved: the next start takes it up again */
+            return complain("an event was not applied", sqlite3_errmsg(sync->db));
     }
     return 0;
 }
@@ -158,7 +155,7 @@ static int sync_users(struct sync *sync)
         return complain(sync->url, why ? why : eb_result_text(rc));
     subscribe.pattern = "user.*";
     eb_once_resume(sync->once, &subscribe);
-    fprintf(stderr, "user_sync: going on from seq %" PRIu64 "\n", subscribe.starting_seq);
+    fprintf(stderr, "user_sync: going on behind seq %" PRIu64 "\n", subscribe.starting_seq - 1);
     subscribe.gap = on_gap;
     rc = eb_client_subscribe(client, &subscribe, 0, &subscription);
     if (rc < 0)
