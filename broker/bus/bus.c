@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/bus/consumers.h"
 #include "broker/bus/internal.h"
 
 #define SHARED_BYTES (8 << 20) /* of events; their encoded forms come on top */
@@ -54,6 +55,8 @@ static void free_parts(struct eb_bus *bus)
     eb_dispatch_destroy(bus->dispatch);
     eb_table_destroy(bus->table);
     eb_shared_destroy(bus->shared);
+    eb_consumers_destroy(bus->consumers);
+    bus->consumers = NULL;
     bus->pool = NULL;
     bus->autoack = NULL;
     bus->dispatch = NULL;
@@ -72,6 +75,7 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
         bus->config.readers = 4;
     bus->store = store;
     atomic_init(&bus->visible, eb_store_last_seq(store));
+    atomic_init(&bus->dispatched, eb_store_last_seq(store));
     eb_lock_init(&bus->registry, EB_RANK_LEAF);
     eb_lock_init(&bus->settled_lock, EB_RANK_LEAF);
 
@@ -87,14 +91,22 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
     if (rc == 0)
         rc = eb_pool_create(bus, bus->config.readers, &bus->pool);
     if (rc == 0)
+        rc = eb_consumers_create(bus, &bus->consumers);
+    if (rc == 0)
+        rc = eb_consumers_load(bus->consumers);
+    if (rc == 0)
+        rc = eb_consumers_start(bus->consumers);
+    if (rc == 0)
         rc = eb_store_start(store, &hooks);
     if (rc < 0) {
+        eb_consumers_halt(bus->consumers);
         if (bus->pool != NULL)
             eb_pool_stop(bus->pool);
         free_parts(bus);
         bus_free(bus);
         return rc;
     }
+    eb_consumers_go(bus->consumers);
     *ret = bus;
     return 0;
 }
@@ -104,6 +116,7 @@ void eb_bus_stop(struct eb_bus *bus)
     struct eb_session *session = NULL;
     if (bus == NULL)
         return;
+    eb_consumers_halt(bus->consumers);
     while ((session = eb_bus_next_session(bus, session, 0)) != NULL)
         eb_session_close(session);
     eb_pool_stop(bus->pool);
@@ -178,7 +191,8 @@ void eb_bus_unregister(struct eb_bus *bus, struct eb_session *session)
     else
         bus->last = session->prev;
     eb_lock_drop(&bus->registry);
-    eb_count(bus->counters.sessions, -1);
+    if (!session->feed)
+        eb_count(bus->counters.sessions, -1);
 }
 
 /* Sessions are looked at one by one: their locks rank below the registry's and are never taken under it. */
@@ -246,6 +260,8 @@ size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
     size_t count = 0;
     while (count < max &&
            (session = eb_bus_next_session(bus, session, first > 0 ? first - 1 : 0)) != NULL) {
+        if (session->feed)
+            continue;
         size_t skip = session->number == first ? after & (((size_t)1 << PLACE_BITS) - 1) : 0;
         eb_lock_take(&session->lock);
         size_t rows = rows_locked(session), room = max - count;

@@ -231,8 +231,10 @@ uint64_t eb_bus_consumer_id(struct eb_bus *bus, const char *name); /* 0: none */
 int eb_consumers_create(struct eb_bus *bus, struct eb_consumers **ret);
 /** What the log keeps becomes consumers; before eb_store_start. 0 or -errno. */
 int eb_consumers_load(struct eb_consumers *consumers);
-/** Start the thread. After eb_store_start. */
+/** Make the thread, before eb_store_start; it does nothing until eb_consumers_go. 0 or -errno. */
 int eb_consumers_start(struct eb_consumers *consumers);
+/** After eb_store_start. */
+void eb_consumers_go(struct eb_consumers *consumers);
 /** Release all workers ("shutdown"), keep what changed, end the thread. Before the pool ends. Idempotent. */
-void eb_consumers_stop(struct eb_consumers *consumers);
+void eb_consumers_halt(struct eb_consumers *consumers);
 void eb_consumers_destroy(struct eb_consumers *consumers);

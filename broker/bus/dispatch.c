@@ -513,6 +513,7 @@ static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
     for (uint32_t i = 0; i < d->count; i++)
         gather_event(bus, d, i);
     push_gathered(d);
+    atomic_store_explicit(&bus->dispatched, d->events[d->count - 1]->seq, memory_order_release);
     share_segment(bus, d);
     for (uint32_t i = 0; i < d->count; i++)
         eb_event_unref(d->events[i]);

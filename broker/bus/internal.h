@@ -21,6 +21,7 @@
 #define EB_NO_PUSH        UINT32_MAX
 
 struct eb_sub;
+struct eb_consumers; /* consumers.h */
 
 /* ---- streams ---- */
 
@@ -103,8 +104,9 @@ struct eb_session {
     atomic_bool closed;               /* [Q] to write, [a] to peek; never false again */
     atomic_bool legacy;               /* [a] */
     bool one_subscription;            /* [I] */
-    bool collects;                    /* [I] once it has made a request: eb_session_collect */
-    bool settling;                    /* [C] in the bus's list */
+    bool feed;     /* [I] once it has a subscription: a durable consumer's, eb_session_set_feed */
+    bool collects; /* [I] once it has made a request: eb_session_collect */
+    bool settling; /* [C] in the bus's list */
     _Atomic uint8_t lagging; /* [Q] to write, [a] to peek: the shared stream is fed by the pool */
 
     struct eb_out
@@ -146,6 +148,16 @@ _Static_assert(sizeof(struct eb_session) < 512, "an idle session holds less than
 bool eb_session_try_ref(struct eb_session *session);
 bool eb_session_closed(struct eb_session *session);
 
+/**
+ * It feeds a durable consumer: what it takes is no delivery to a subscriber (not counted, not marked by auto_ack, not
+ * listed). Before its first subscribe.
+ */
+void eb_session_set_feed(struct eb_session *session);
+/** Of one subscription: all that matches up to here has been taken and sent, nothing below comes any more. 0: not known. */
+uint64_t eb_session_served(struct eb_session *session);
+/** Time of the first event in its queue, of frames that carry their event; 0: there is none. */
+int64_t eb_session_oldest(struct eb_session *session);
+
 /* ---- publish.c ---- */
 
 struct eb_block;
@@ -156,6 +168,9 @@ void eb_publish_end_block(struct eb_session *session);
 
 /** Make a request of @session, with @bytes of events: collected, or submitted at once. Thread: its requests'. */
 void eb_session_request(struct eb_session *session, struct eb_op *op, size_t bytes);
+/** A request that goes no way through the chunk is open, and over: `over` drops the reference that `open` took. */
+void eb_session_open(struct eb_session *session);
+void eb_session_over(struct eb_session *session);
 /** One of them is done: it is open until eb_bus_settle. The commit lock is held; the caller holds the session. */
 void eb_session_settle(struct eb_session *session, size_t bytes);
 /** What was answered and settled since the last time goes to the sessions. The commit lock is held. */
@@ -283,6 +298,11 @@ bool eb_shared_near(struct eb_shared *shared, uint64_t seq);
 /** Gives up what is shared when no stream reads any more. No lock held but the commit lock. */
 void eb_bus_share_rest(struct eb_bus *bus);
 
+/* ---- reads.c ---- */
+
+/** Carry it out and call its `done`. No lock held. */
+void eb_read_do(struct eb_bus *bus, struct eb_reader *reader, struct eb_read *read);
+
 /* ---- pool.c ---- */
 
 struct eb_pool;
@@ -322,12 +342,14 @@ struct eb_bus {
     struct eb_bus_config config;  /* [I] */
     struct eb_store *store;       /* [I] */
     _Atomic uint64_t visible;     /* [C] to write (B3) */
+    _Atomic uint64_t dispatched;  /* [C] to write: all up to here has been pushed to live streams */
     struct eb_table *table;       /* [I] */
     struct eb_dispatch *dispatch; /* [C] */
     struct eb_pool *pool;         /* [I] */
     struct eb_shared *shared;     /* [I] */
     struct eb_autoack *autoack;   /* [I] NULL: off */
-    struct eb_session *settling;  /* [C] sessions with something to settle, one reference each */
+    struct eb_consumers *consumers; /* [I] */
+    struct eb_session *settling;    /* [C] sessions with something to settle, one reference each */
     struct eb_bus_atomics counters;
 
     struct eb_lock registry; /* EB_RANK_LEAF: the list of sessions, numbers rising */

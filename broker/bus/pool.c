@@ -17,8 +17,6 @@
 #include "broker/bus/internal.h"
 #include "common/clock.h"
 
-#define READ_TURNS 64 /* pages without an item that one request for a page may go through */
-
 struct reader {
     struct eb_pool *pool;
     struct eb_reader *reader;
@@ -47,104 +45,6 @@ struct eb_pool {
 
 /* ---- one-off reads ---- */
 
-static int add_epoch_gap(struct eb_page *page, uint64_t to)
-{
-    struct eb_page_item *items = realloc(page->items, (page->count + 1) * sizeof(*items));
-    if (items == NULL)
-        return -ENOMEM;
-    memmove(items + 1, items, page->count * sizeof(*items));
-    items[0] = (struct eb_page_item){.from_seq = 0, .to_seq = to, .reason = EB_GAP_EPOCH};
-    page->items = items;
-    page->cap = ++page->count;
-    return 0;
-}
-
-static int read_page(struct eb_bus *bus, struct eb_reader *reader, struct eb_read *read)
-{
-    struct eb_selection *selection = NULL;
-    struct eb_start start;
-    read->last_seq = eb_bus_visible(bus);
-    eb_bus_start_rule(bus, read->has_epoch ? read->epoch : NULL, read->from, read->last_seq,
-                      &start);
-    struct eb_page_request request = {
-        .from = start.from,
-        .upto = read->last_seq,
-        .all_there_is = start.all_there_is,
-        .max_events = read->limit,
-        .max_bytes = read->max_bytes,
-    };
-    int rc = eb_selection_create(read->patterns, read->count, &selection);
-    read->page.next = start.from;
-    for (int i = 0;
-         rc == 0 && i < READ_TURNS && read->page.count == 0 && request.from <= request.upto; i++) {
-        eb_page_finish(&read->page);
-        read->page = (struct eb_page){.next = request.from};
-        rc = eb_reader_page(reader, selection, &request, &read->page);
-        eb_count(bus->counters.pages, 1);
-        if (rc < 0)
-            read->page = (struct eb_page){0};
-        request.from = read->page.next;
-        request.all_there_is = false;
-    }
-    eb_selection_destroy(selection);
-    if (rc == 0 && start.epoch_gap)
-        rc = add_epoch_gap(&read->page, start.gap_to);
-    return rc;
-}
-
-static int read_topics(struct eb_reader *reader, struct eb_read *read)
-{
-    read->topics = calloc(read->limit != 0 ? read->limit : 1, sizeof(*read->topics));
-    if (read->topics == NULL)
-        return -ENOMEM;
-    int rc = eb_reader_topics(reader, read->after, read->topics, read->limit);
-    if (rc < 0)
-        return rc;
-    read->topic_count = (size_t)rc;
-    return 0;
-}
-
-static int read_event(struct eb_bus *bus, struct eb_reader *reader, struct eb_read *read)
-{
-    unsigned long long seq = read->from;
-    int rc =
-        read->from > read->last_seq ? -ENOENT : eb_reader_event(reader, read->from, &read->event);
-    if (rc == -ENOENT)
-        eb_fail(&read->err, EB_NOT_FOUND, "there is no event with seq %llu (any more)", seq);
-    else if (rc == -EBADMSG)
-        eb_fail(&read->err, EB_NOT_FOUND, "event %llu is damaged in the log and is not delivered",
-                seq);
-    return rc;
-}
-
-static void do_read(struct eb_bus *bus, struct eb_reader *reader, struct eb_read *read)
-{
-    int rc = 0;
-    read->next = NULL;
-    read->err = (struct eb_error){.code = EB_OK, .index = -1};
-    read->last_seq = eb_bus_visible(bus);
-    switch (read->kind) {
-    case EB_READ_PAGE:
-        rc = read_page(bus, reader, read);
-        break;
-    case EB_READ_EVENT:
-        rc = read_event(bus, reader, read);
-        break;
-    case EB_READ_TOPICS:
-        rc = read_topics(reader, read);
-        break;
-    case EB_READ_EVENTS:
-    case EB_READ_FIRST_AT:
-    case EB_READ_DEAD:
-    case EB_READ_DEAD_SEQS:
-        rc = -EOPNOTSUPP; /* nothing makes dead letters yet */
-        break;
-    }
-    if (rc < 0 && read->err.code == EB_OK)
-        eb_fail(&read->err, EB_INTERNAL, "the log cannot be read: %s", strerrordesc_np(-rc));
-    read->done(read);
-}
-
 static void refuse_read(struct eb_read *read)
 {
     read->next = NULL;
@@ -166,20 +66,6 @@ void eb_bus_read(struct eb_bus *bus, struct eb_read *read)
     eb_lock_drop(&pool->lock);
     if (stop)
         refuse_read(read);
-}
-
-void eb_read_finish(struct eb_read *read)
-{
-    eb_page_finish(&read->page);
-    eb_event_unref(read->event);
-    free(read->topics);
-    for (size_t i = 0; i < read->dead_count; i++)
-        eb_event_unref(read->dead[i]);
-    free(read->dead);
-    read->event = NULL;
-    read->topics = NULL;
-    read->dead = NULL;
-    read->topic_count = read->dead_count = 0;
 }
 
 /* ---- the run list ---- */
@@ -285,7 +171,7 @@ static void *reader_main(void *arg)
         if (autoack)
             eb_autoack_flush(pool->bus->autoack);
         else if (read != NULL)
-            do_read(pool->bus, self->reader, read);
+            eb_read_do(pool->bus, self->reader, read);
         else
             eb_stream_turn(stream, self->reader);
         eb_lock_take(&pool->lock);

@@ -64,6 +64,24 @@ void eb_session_request(struct eb_session *session, struct eb_op *op, size_t byt
         eb_session_submit(session);
 }
 
+/* ---- those that go another way ---- */
+
+void eb_session_open(struct eb_session *session)
+{
+    eb_session_ref(session);
+    atomic_fetch_add(&session->open, 1);
+}
+
+void eb_session_over(struct eb_session *session)
+{
+    eb_lock_take(&session->lock);
+    atomic_fetch_sub(&session->open, 1);
+    if (session->waiters > 0)
+        pthread_cond_broadcast(&session->room);
+    eb_lock_drop(&session->lock);
+    eb_session_unref(session);
+}
+
 /* ---- and back: under the commit lock ---- */
 
 /* Put it on the list of those that have something to be settled. */

@@ -111,6 +111,12 @@ bool eb_session_legacy(struct eb_session *session)
     return atomic_load(&session->legacy);
 }
 
+void eb_session_set_feed(struct eb_session *session)
+{
+    session->feed = true;
+    eb_count(session->bus->counters.sessions, -1);
+}
+
 bool eb_session_closed(struct eb_session *session)
 {
     return atomic_load(&session->closed);
@@ -208,9 +214,9 @@ void eb_sub_move_locked(struct eb_sub *sub, enum eb_sub_state to)
     eb_lock_assert_held(&session->lock);
     if (!allowed[from][to])
         abort();
-    if (from == EB_SUB_NEW && to != EB_SUB_CLOSED)
+    if (from == EB_SUB_NEW && to != EB_SUB_CLOSED && !session->feed)
         eb_count(session->bus->counters.subscriptions, 1);
-    if (from != EB_SUB_NEW && to == EB_SUB_CLOSED)
+    if (from != EB_SUB_NEW && to == EB_SUB_CLOSED && !session->feed)
         eb_count(session->bus->counters.subscriptions, -1);
     if (from == EB_SUB_REPLAYING) {
         session->replaying--;
@@ -474,7 +480,7 @@ void eb_session_sent(struct eb_session *session, struct eb_out *items, size_t co
         pthread_cond_broadcast(&session->room);
     eb_lock_drop(&session->lock);
     free(ring);
-    if (events > 0) {
+    if (events > 0 && !session->feed) {
         eb_count(session->bus->counters.delivered, events);
         if (session->bus->autoack != NULL)
             eb_autoack_mark(session->bus->autoack, items, count);
@@ -544,6 +550,40 @@ void eb_stream_unref_place(struct eb_stream *stream)
 }
 
 /* ---- figures ---- */
+
+/*
+ * `dispatched` is read before the queue is looked at: what it covers has been pushed, so a live stream whose queue is
+ * empty then has been given all of it that matches.
+ */
+uint64_t eb_session_served(struct eb_session *session)
+{
+    uint64_t served = atomic_load_explicit(&session->bus->dispatched, memory_order_acquire);
+    eb_lock_take(&session->lock);
+    const struct eb_sub *sub = session->subs;
+    if (sub == NULL || session->count + session->flying > 0)
+        served = 0;
+    else if (session->replaying > 0)
+        served = sub->stream.cursor;
+    else if (session->lagging)
+        served = session->shared.cursor;
+    else if (served < sub->floor)
+        served = sub->floor;
+    eb_lock_drop(&session->lock);
+    return served;
+}
+
+int64_t eb_session_oldest(struct eb_session *session)
+{
+    int64_t oldest = 0;
+    eb_lock_take(&session->lock);
+    for (uint32_t i = 0; i < session->count && oldest == 0; i++) {
+        const struct eb_frame *frame =
+            session->ring[(session->head + i) & (session->cap - 1)].frame;
+        oldest = frame->event != NULL ? frame->event->timestamp : 0;
+    }
+    eb_lock_drop(&session->lock);
+    return oldest;
+}
 
 void eb_session_state(struct eb_session *session, struct eb_session_state *ret)
 {

@@ -145,7 +145,8 @@ static void done(struct eb_worklist *list, struct eb_job *job)
 
 static bool used_up(const struct eb_worklist *list, const struct eb_job *job)
 {
-    return list->config.max_deliver > 0 && job->deliveries >= list->config.max_deliver;
+    return job->ended ||
+           (list->config.max_deliver > 0 && job->deliveries >= list->config.max_deliver);
 }
 
 /* A delivery ended without an ack. */
@@ -324,7 +325,7 @@ bool eb_worklist_take(struct eb_worklist *list, struct eb_worker *worker, int64_
     leave(list, job);
     job->deliveries++;
     enter_out(list, job, worker, now_ms);
-    *ret = (struct eb_job_view){job->seq, job->deliveries};
+    *ret = (struct eb_job_view){job->seq, job->deliveries, false};
     return true;
 }
 
@@ -349,6 +350,41 @@ void eb_worklist_detach(struct eb_worklist *list, struct eb_worker *worker)
 {
     while (worker->jobs)
         failed(list, worker->jobs, 0, 0);
+}
+
+void eb_worklist_detach_uncounted(struct eb_worklist *list, struct eb_worker *worker)
+{
+    while (worker->jobs)
+        eb_worklist_return(list, worker->jobs->seq, worker->jobs->deliveries);
+}
+
+void eb_worklist_give(struct eb_worklist *list, struct eb_worker *from, struct eb_worker *to)
+{
+    struct eb_job *last = NULL;
+
+    (void)list;
+    for (struct eb_job *job = from->jobs; job; last = job, job = job->next)
+        job->worker = to;
+    if (!last)
+        return;
+    last->next = to->jobs;
+    if (to->jobs)
+        to->jobs->prev = last;
+    to->jobs = from->jobs;
+    to->count += from->count;
+    from->jobs = NULL;
+    from->count = 0;
+}
+
+size_t eb_worklist_peek(const struct eb_worklist *list, uint64_t *seqs, size_t max)
+{
+    size_t count = 0;
+
+    for (int again = 1; again >= 0; again--)
+        for (const struct eb_job *job = list->ready[again].first; job && count < max;
+             job = job->next)
+            seqs[count++] = job->seq;
+    return count;
 }
 
 /* ---- answers ---- */
@@ -394,6 +430,7 @@ enum eb_job_result eb_worklist_term(struct eb_worklist *list, uint64_t seq, uint
     if (!is_out(job, delivery))
         return not_out(list, job, seq);
     leave(list, job);
+    job->ended = true;
     enter_dying(list, job);
     return EB_JOB_OK;
 }
@@ -453,7 +490,7 @@ bool eb_worklist_dying(struct eb_worklist *list, struct eb_job_view *ret)
     queue_remove(&list->dying[0], job);
     queue_push(&list->dying[1], job);
     job->asked = true;
-    *ret = (struct eb_job_view){job->seq, job->deliveries};
+    *ret = (struct eb_job_view){job->seq, job->deliveries, job->ended};
     return true;
 }
 
@@ -496,6 +533,7 @@ int eb_worklist_restore(struct eb_worklist *list, const struct eb_job_saved *sav
     job->deliveries = saved->deliveries;
     job->due_ms = saved->due_ms;
     job->extra = saved->extra;
+    job->ended = saved->ended;
     if (!list->config.ordered || job->extra)
         return place(list, job, none, true);
     enter(list, job, EB_JOB_RECALL);
@@ -505,7 +543,63 @@ int eb_worklist_restore(struct eb_worklist *list, const struct eb_job_saved *sav
     return 0;
 }
 
+int eb_worklist_reopen(struct eb_worklist *list, uint64_t number)
+{
+    uint64_t first = number * EB_WORKLIST_BLOCK;
+
+    for (uint64_t seq = first > 0 ? first : 1; seq < first + EB_WORKLIST_BLOCK && seq < list->next;
+         seq++) {
+        struct eb_job_saved saved = {.seq = seq, .deliveries = 1};
+        if (!eb_job_find(list, seq) && eb_worklist_restore(list, &saved) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+void eb_worklist_cut(struct eb_worklist *list, uint64_t end)
+{
+    for (size_t i = list->block_count; i-- > 0;) {
+        struct eb_job *next, *job = list->blocks[i].jobs;
+        if ((list->blocks[i].number + 1) * EB_WORKLIST_BLOCK <= end)
+            break;
+        for (; job; job = next) {
+            next = job->block_next;
+            if (job->seq >= end)
+                done(list, job);
+        }
+    }
+    if (list->next > end)
+        list->next = end;
+    if (list->feed > end)
+        list->feed = end;
+}
+
 /* ---- figures ---- */
+
+void eb_worklist_stamp(struct eb_worklist *list, uint64_t seq, int64_t time_ms)
+{
+    struct eb_job *job = eb_job_find(list, seq);
+
+    if (job)
+        job->time_ms = time_ms;
+}
+
+int64_t eb_worklist_oldest(const struct eb_worklist *list)
+{
+    const struct eb_job *job = eb_job_find(list, eb_worklist_first_open(list));
+
+    return job ? job->time_ms : 0;
+}
+
+uint32_t eb_worklist_open(const struct eb_worklist *list)
+{
+    return list->job_count;
+}
+
+uint32_t eb_worklist_ready_count(const struct eb_worklist *list)
+{
+    return list->counts[EB_JOB_READY];
+}
 
 void eb_worklist_figures(const struct eb_worklist *list, struct eb_worklist_figures *ret)
 {

@@ -13,7 +13,8 @@
  * (L2) With `order`, of one key at most one event is ready, out, waiting or dying: the oldest that is open. The
  *      others are parked, in seq order.
  * (L3) For the disk the seqs are cut into blocks of EB_WORKLIST_BLOCK. A change marks its block; collect gives
- *      each marked block whole, empty when nothing in it is open.
+ *      each marked block whole, empty when nothing in it is open. What is burying counts as done there: its end
+ *      is committed together with what is collected.
  * (L4) No clock, no lock, no I/O in here: the caller has all three, and one clock for all `now_ms`. No call
  *      allocates but create, offer, insert, load and collect.
  */
@@ -84,6 +85,7 @@ uint64_t eb_worklist_next(const struct eb_worklist *list);
 struct eb_job_view {
     uint64_t seq;
     uint32_t delivery; /* from 1 */
+    bool ended;        /* by a term */
 };
 /** The next event for @worker, which is out from now on. False: nothing is ready, or max_inflight are out. */
 bool eb_worklist_take(struct eb_worklist *list, struct eb_worker *worker, int64_t now_ms,
@@ -92,8 +94,14 @@ bool eb_worklist_take(struct eb_worklist *list, struct eb_worker *worker, int64_
 void eb_worklist_return(struct eb_worklist *list, uint64_t seq, uint32_t delivery);
 /** The worker has gone: what was out with it is ready again (or dying) at once. */
 void eb_worklist_detach(struct eb_worklist *list, struct eb_worker *worker);
+/** The same, but none of its deliveries counts. */
+void eb_worklist_detach_uncounted(struct eb_worklist *list, struct eb_worker *worker);
+/** What is out with @from is out with @to from now on; its time runs on. */
+void eb_worklist_give(struct eb_worklist *list, struct eb_worker *from, struct eb_worker *to);
 /** Would eb_worklist_take give something? */
 bool eb_worklist_ready(const struct eb_worklist *list);
+/** The seqs that it would give next, in that order, at most @max. Returns how many. */
+size_t eb_worklist_peek(const struct eb_worklist *list, uint64_t *seqs, size_t max);
 
 /* ---- answers ---- */
 
@@ -104,7 +112,7 @@ enum eb_job_result { EB_JOB_OK, EB_JOB_LATE, EB_JOB_UNKNOWN };
 enum eb_job_result eb_worklist_ack(struct eb_worklist *list, uint64_t seq);
 /**
  * These act on the current delivery only; with @delivery another one, or none under way, is LATE.
- * @delay_ms < 0: as the backoff says. A term makes it dying at once, whatever max_deliver says.
+ * @delay_ms < 0: as the backoff says. A term makes it dying at once, whatever max_deliver says, and for good.
  */
 enum eb_job_result eb_worklist_nack(struct eb_worklist *list, uint64_t seq, uint32_t delivery,
                                     int64_t delay_ms, int64_t now_ms);
@@ -156,7 +164,22 @@ void eb_worklist_delta_finish(struct eb_worklist_delta *delta);
 int eb_worklist_load(struct eb_worklist *list, uint64_t number, const uint8_t *data, size_t len,
                      int64_t wall_ms);
 
+/**
+ * A block that could not be loaded: all that it may have held is open, as after one delivery, whether it matches or
+ * not; its caller finds out when it reads the events. 0 or -ENOMEM.
+ */
+int eb_worklist_reopen(struct eb_worklist *list, uint64_t number);
+/** The log ends before @end (it has lost its last events): nothing from there on is known or open. */
+void eb_worklist_cut(struct eb_worklist *list, uint64_t end);
+
 /* ---- figures ---- */
+
+/** The time of the event, for its age; for one that is open. */
+void eb_worklist_stamp(struct eb_worklist *list, uint64_t seq, int64_t time_ms);
+/** That of the first open event; 0: none is open, or its time is not known. */
+int64_t eb_worklist_oldest(const struct eb_worklist *list);
+uint32_t eb_worklist_open(const struct eb_worklist *list);        /* how many are */
+uint32_t eb_worklist_ready_count(const struct eb_worklist *list); /* of them are ready */
 
 struct eb_worklist_figures {
     uint32_t open, ready, out, waiting, parked, dying;

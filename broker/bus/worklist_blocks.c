@@ -1,7 +1,7 @@
 /*
  * worklist_blocks.c - the open events of a consumer in the form that is stored: a version byte, then for each, in
  * seq order, three or four numbers in LEB128: offset from the one before (the first: from the block's begin), then
- * deliveries * 4 + extra * 2 + waiting, and, when it waits, its time in wall clock milliseconds.
+ * deliveries * 8 + ended * 4 + extra * 2 + waiting, and, when it waits, its time in wall clock milliseconds.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -53,17 +53,17 @@ static size_t put_block(uint8_t *out, const struct eb_job_block *block, int64_t 
     out[len++] = VERSION;
     for (uint64_t offset = 0; offset < EB_WORKLIST_BLOCK; offset++) {
         const struct eb_job *job = by_offset[offset];
-        if (!job)
+        if (!job || job->state == EB_JOB_BURYING)
             continue;
         int64_t due = due_wall(job, wall_ms);
         len += put_number(out + len, offset - last);
-        len += put_number(out + len,
-                          (uint64_t)job->deliveries << 2 | (job->extra ? 2 : 0) | (due > 0));
+        len += put_number(out + len, (uint64_t)job->deliveries << 3 | (job->ended ? 4 : 0) |
+                                         (job->extra ? 2 : 0) | (due > 0));
         if (due > 0)
             len += put_number(out + len, (uint64_t)due);
         last = offset;
     }
-    return len;
+    return len > 1 ? len : 0;
 }
 
 /* Blocks that were stored empty are needed no longer. */
@@ -143,13 +143,14 @@ int eb_worklist_load(struct eb_worklist *list, uint64_t number, const uint8_t *d
             return -EBADMSG;
         offset += step;
         if ((!first && step == 0) || step >= EB_WORKLIST_BLOCK || offset >= EB_WORKLIST_BLOCK ||
-            flags >> 2 > UINT32_MAX || due > INT64_MAX)
+            flags >> 3 > UINT32_MAX || due > INT64_MAX)
             return -EBADMSG;
         struct eb_job_saved saved = {
             .seq = number * EB_WORKLIST_BLOCK + offset,
-            .deliveries = (uint32_t)(flags >> 2),
+            .deliveries = (uint32_t)(flags >> 3),
             .due_ms = due > 0 ? (int64_t)due - wall_ms : 0,
             .extra = flags & 2,
+            .ended = flags & 4,
         };
         if (due > 0 && saved.due_ms <= 0)
             saved.due_ms = 1; /* long past: still not "did not wait" */

@@ -35,9 +35,11 @@ struct eb_job {
     uint32_t heap_at; /* place in the heap + 1; 0: not in it */
     uint32_t deliveries;
     uint8_t state;
-    bool again; /* ready: was delivered before, or waited for its key */
-    bool asked; /* dying: eb_worklist_dying has told of it */
-    bool extra; /* inserted out of turn: no pattern need match it */
+    bool again;      /* ready: was delivered before, or waited for its key */
+    bool asked;      /* dying: eb_worklist_dying has told of it */
+    bool extra;      /* inserted out of turn: no pattern need match it */
+    bool ended;      /* by a term: it is not delivered again */
+    int64_t time_ms; /* of the event; 0: not known */
     struct eb_job *hash_next;
     struct eb_job *block_prev, *block_next;
     struct eb_job *prev, *next; /* of the queue its state belongs to */
@@ -111,7 +113,7 @@ struct eb_job_saved {
     uint64_t seq;
     uint32_t deliveries;
     int64_t due_ms; /* 0: was not waiting */
-    bool extra;
+    bool extra, ended;
 };
 /** 0, -ENOMEM, -EBADMSG. */
 int eb_worklist_restore(struct eb_worklist *list, const struct eb_job_saved *saved);

@@ -65,6 +65,28 @@ bool fake_acked(struct fake_world *world, uint64_t seq);
 uint64_t fake_last(struct fake_world *world);
 const char *fake_topic(struct fake_world *world, uint64_t seq);
 
+void fake_delete(struct fake_world *world, uint64_t seq); /* by its ttl, or singly */
+/** The broker ends and starts again; what was committed is there. */
+void fake_restart(struct fake_world *world);
+/** The log loses its end, between two starts. */
+void fake_cut(struct fake_world *world, uint64_t last);
+
+/* The state that is kept beside the log (fake_state.c). */
+void fake_disk_write(const struct eb_state_write *writes, uint64_t op_seq);
+void fake_disk_clear(void);
+size_t fake_disk_blocks(size_t *ret_bytes); /* rows of open events, and their bytes */
+size_t fake_disk_writes(void);              /* rows written since the last call */
+void fake_disk_damage_block(void);          /* the first one */
+void fake_disk_damage_settings(const char *name);
+uint64_t fake_disk_next(const char *name); /* its position, 0: there is none */
+uint64_t fake_held(void);                  /* eb_store_hold */
+
+/* `eb-consumer`, and its clock. */
+extern int64_t fake_now; /* ms */
+void fake_consume(struct fake_world *
+                      world); /* rounds, commits, reads and turns until nothing is left to do now */
+void fake_round(struct fake_world *world); /* one round of all that is due */
+
 #define LIVE UINT64_MAX /* @from: no starting_seq */
 void fake_subscribe(struct fake_box *box, const char *pattern, uint64_t from);
 void fake_subscribe_epoch(struct fake_box *box, const char *pattern, uint64_t from,
@@ -77,6 +99,7 @@ void fake_ack(struct fake_box *box, uint64_t seq);
 /* The pool. */
 size_t fake_runnable(struct fake_world *world); /* streams in the run list */
 size_t fake_sleeping(struct fake_world *world);
+bool fake_read(struct fake_world *world);  /* one that waits; false: there is none */
 bool fake_turn(struct fake_world *world);  /* false: there is none */
 void fake_turns(struct fake_world *world); /* until none is left */
 

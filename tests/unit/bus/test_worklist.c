@@ -405,7 +405,8 @@ struct life {
     struct eb_worklist_config config;
     struct eb_worker workers[WORKERS];
     int64_t now;
-    bool open[EVENTS + 1], out[EVENTS + 1], over[EVENTS + 1], dying[EVENTS + 1];
+    bool open[EVENTS + 1], out[EVENTS + 1], over[EVENTS + 1], dying[EVENTS + 1],
+        ended[EVENTS + 1]; /* by a term */
     uint32_t deliveries[EVENTS + 1];
     int64_t deadline[EVENTS + 1];
     unsigned worker[EVENTS + 1];
@@ -514,6 +515,7 @@ static void live_answer(struct life *life)
         assert_int_equal(result == EB_JOB_OK, out);
         life->out[seq] = false;
         life->dying[seq] |= out;
+        life->ended[seq] |= out;
         break;
     default:
         result = eb_worklist_ack(life->list, seq);
@@ -563,7 +565,7 @@ static void live_restart(struct life *life)
 
     for (uint64_t seq = 1; seq <= EVENTS;
          seq++) { /* terms that are not committed are not answered either */
-        life->dying[seq] = life->open[seq] && used_up(life, seq);
+        life->dying[seq] = life->open[seq] && (used_up(life, seq) || life->ended[seq]);
         life->out[seq] = false;
     }
     /* A clean block is on the disk of a real one; here its only one must come in any case. */
