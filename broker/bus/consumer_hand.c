@@ -125,6 +125,14 @@ void eb_consumer_begin(struct eb_consumer_worker *worker)
     eb_consumer_run(worker->consumer);
 }
 
+void eb_consumer_worker_limit(struct eb_consumer_worker *worker, uint32_t max_inflight)
+{
+    eb_lock_take(&worker->consumer->lock);
+    worker->max_inflight = max_inflight;
+    eb_lock_drop(&worker->consumer->lock);
+    eb_consumer_run(worker->consumer);
+}
+
 void eb_consumer_worker_room(struct eb_consumer_worker *worker)
 {
     eb_lock_take(&worker->consumer->lock);

@@ -168,7 +168,7 @@ struct eb_consumer_worker {
     struct eb_consumer *consumer;           /* [I] one reference */
     const struct eb_worker_ops *ops;        /* [I] */
     void *user;                             /* [I] */
-    uint32_t max_inflight;                  /* [I] 0: the consumer's */
+    uint32_t max_inflight;                  /* [K] 0: the consumer's */
     bool pushes;                            /* [I] */
     struct eb_consumer_worker *prev, *next; /* [K] circular in `workers`; or by next in `leaving` */
     const char *reason;                     /* [K] set: it is in `leaving`, or was told */
