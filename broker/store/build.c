@@ -19,9 +19,20 @@
 
 #include "broker/store/schema.h"
 #include "broker/store/segments.h"
+#include "common/topic.h"
 #include "common/uuid.h"
 
-enum { PUT_TOPIC, PUT_ROW, PUT_EXPIRY, PUT_ACKED, PUT_GONE, PUT_IMPORTED, PUT_COUNT };
+enum {
+    PUT_TOPIC,
+    PUT_ROW,
+    PUT_EXPIRY,
+    PUT_ACKED,
+    PUT_GONE,
+    PUT_REPLY,
+    PUT_REPLY_ROW,
+    PUT_IMPORTED,
+    PUT_COUNT
+};
 
 struct eb_build {
     sqlite3 *db;
@@ -29,7 +40,7 @@ struct eb_build {
     char *target, *part;
     uint64_t rows, topics, acked, last_seq;
     int64_t last_ts;
-    bool has_imported;
+    bool has_imported, has_replies;
 };
 
 static const char *const put_sql[PUT_COUNT] = {
@@ -38,6 +49,8 @@ static const char *const put_sql[PUT_COUNT] = {
     "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)",
     "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 FROM log WHERE seq = ?1",
     "INSERT OR IGNORE INTO gone(id, seq, ts) VALUES(?1, ?2, ?3)",
+    "INSERT OR IGNORE INTO replies(topic, events) VALUES(?1, 0)",
+    "UPDATE replies SET events = events + 1 WHERE topic = ?1",
     "INSERT OR IGNORE INTO imported(message_id) VALUES(?1)",
 };
 
@@ -189,7 +202,11 @@ int eb_build_topic(struct eb_build *build, uint32_t id, const char *name, size_t
     sqlite3_bind_text(build->put[PUT_TOPIC], 2, name, (int)len, SQLITE_STATIC);
     int rc = put(build, PUT_TOPIC, &fresh);
     build->topics += fresh;
-    return rc;
+    if (rc || !eb_topic_is_reply(name, len))
+        return rc;
+    build->has_replies = true;
+    sqlite3_bind_int64(build->put[PUT_REPLY], 1, id);
+    return put(build, PUT_REPLY, &fresh);
 }
 
 int eb_build_row(struct eb_build *build, const struct eb_row *row)
@@ -201,6 +218,12 @@ int eb_build_row(struct eb_build *build, const struct eb_row *row)
     if (rc || !fresh)
         return rc;
     build->rows++;
+    if (build->has_replies) {
+        sqlite3_bind_int64(build->put[PUT_REPLY_ROW], 1, row->topic_id);
+        rc = put(build, PUT_REPLY_ROW, &fresh);
+        if (rc)
+            return rc;
+    }
     build->last_seq = row->seq > build->last_seq ? row->seq : build->last_seq;
     build->last_ts = row->ts > build->last_ts ? row->ts : build->last_ts;
     int64_t at = eb_row_expires(row->ts, row->ttl);
@@ -242,11 +265,15 @@ int eb_build_imported(struct eb_build *build, const char *id, size_t len)
 
 int eb_build_trim(struct eb_build *build, uint64_t seq)
 {
-    char sql[256];
+    char sql[512];
     snprintf(sql, sizeof(sql),
-             "DELETE FROM expiry WHERE seq <= %llu; DELETE FROM acked WHERE seq <= %llu;"
+             "WITH gone AS (SELECT topic, count(*) AS n FROM log WHERE seq <= %llu GROUP BY topic)"
+             " UPDATE replies SET events = events - gone.n FROM gone"
+             " WHERE gone.topic = replies.topic; DELETE FROM expiry WHERE seq <= %llu; DELETE FROM "
+             "acked WHERE seq <= %llu;"
              "DELETE FROM log WHERE seq <= %llu",
-             (unsigned long long)seq, (unsigned long long)seq, (unsigned long long)seq);
+             (unsigned long long)seq, (unsigned long long)seq, (unsigned long long)seq,
+             (unsigned long long)seq);
     return eb_sql_exec(build->db, sql);
 }
 
@@ -318,6 +345,9 @@ int eb_build_finish(struct eb_build *build, const struct eb_build_end *end,
     if (end->last_seq > build->last_seq)
         build->last_seq = end->last_seq;
     int rc = write_meta(build, end);
+    if (!rc && build->has_replies)
+        rc = eb_sql_exec(build->db, "DELETE FROM topics WHERE id IN (SELECT topic FROM replies"
+                                    " WHERE events <= 0); DELETE FROM replies WHERE events <= 0");
     if (!rc)
         rc = eb_sql_exec(build->db, "COMMIT");
     if (!rc)

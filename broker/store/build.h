@@ -22,7 +22,7 @@ int eb_build_create(const char *target, const char *vfs, struct eb_build **ret,
 void eb_build_destroy(struct eb_build *build);
 
 int eb_build_topic(struct eb_build *build, uint32_t id, const char *name, size_t len);
-/** A row whose checksum was verified, and whose topic is or will be there. */
+/** A row whose checksum was verified, and whose topic is or will be there (one of a reply's: is). */
 int eb_build_row(struct eb_build *build, const struct eb_row *row);
 /** Mark a seq acknowledged, if its row is there: rows first. */
 int eb_build_acked(struct eb_build *build, uint64_t seq, int64_t at);

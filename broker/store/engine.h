@@ -126,7 +126,7 @@ struct eb_engine_ops {
     ptrdiff_t (*dead)(struct eb_engine *engine, void *reader, uint64_t consumer, uint64_t after,
                       uint64_t *ret, size_t max);
     int (*last)(struct eb_engine *engine, void *reader, const char *topic, size_t len,
-                struct eb_event **ret);
+                uint64_t upto, struct eb_event **ret);
     int (*last_seqs)(struct eb_engine *engine, void *reader, struct eb_selection *selection,
                      uint64_t upto, uint64_t **ret, size_t *ret_count);
     ptrdiff_t (*scheduled)(struct eb_engine *engine, void *reader, uint64_t after,

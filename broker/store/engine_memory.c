@@ -631,6 +631,81 @@ static ptrdiff_t memory_dead(struct eb_engine *engine, void *reader, uint64_t co
     return (ptrdiff_t)count;
 }
 
+/* ---- last values ---- */
+
+/* The topic's newest event that is there, not above @upto and not expired; NULL: none. Borrowed, lock held. */
+static struct eb_event *newest_locked(struct memory_engine *m, const struct eb_topic_node *topic,
+                                      uint64_t upto, int64_t now)
+{
+    for (uint64_t seq = topic->last; seq >= m->base && seq > 0; seq = slot_of(m, seq)->before) {
+        const struct slot *slot = slot_of(m, seq);
+        if (seq <= upto && slot->event && !(slot->expires && slot->expires <= now))
+            return slot->event;
+    }
+    return NULL;
+}
+
+static int memory_last(struct eb_engine *engine, void *reader, const char *topic, size_t len,
+                       uint64_t upto, struct eb_event **ret)
+{
+    struct memory_engine *m = self(engine);
+    eb_lock_take(&m->lock);
+    const struct eb_topic_node *node = eb_topicset_find(&m->topics, topic, len);
+    struct eb_event *event = node ? newest_locked(m, node, upto, eb_wall_ms()) : NULL;
+    if (event)
+        *ret = eb_event_ref(event);
+    eb_lock_drop(&m->lock);
+    return event ? 0 : -ENOENT;
+}
+
+static int by_seq(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+static int memory_last_seqs(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                            uint64_t upto, uint64_t **ret, size_t *ret_count)
+{
+    struct memory_engine *m = self(engine);
+    char after[EB_TOPIC_MAX + 1];
+    uint64_t *seqs = NULL;
+    size_t count = 0, cap = 0, len = 0;
+    int64_t now = eb_wall_ms();
+    for (;;) {
+        struct eb_event *event = NULL;
+        eb_lock_take(&m->lock); /* for each one, as memory_topics does */
+        const struct eb_topic_node *node = eb_topicset_next(&m->topics, len ? after : NULL, len);
+        if (node) {
+            len = node->len;
+            memcpy(after, node->name, len);
+        }
+        if (node && eb_selection_match(selection, after, len))
+            event = newest_locked(m, node, upto, now);
+        uint64_t seq = event ? event->seq : 0;
+        eb_lock_drop(&m->lock);
+        if (!node)
+            break;
+        if (!seq)
+            continue;
+        if (count == cap) {
+            cap = cap ? cap * 2 : 64;
+            uint64_t *more = realloc(seqs, cap * sizeof *more);
+            if (!more) {
+                free(seqs);
+                return -ENOMEM;
+            }
+            seqs = more;
+        }
+        seqs[count++] = seq;
+    }
+    if (count)
+        qsort(seqs, count, sizeof *seqs, by_seq);
+    *ret = seqs;
+    *ret_count = count;
+    return 0;
+}
+
 /* ---- the rest ---- */
 
 static void memory_figures(struct eb_engine *engine, struct eb_engine_figures *ret)
@@ -684,6 +759,8 @@ static const struct eb_engine_ops memory_ops = {
     .page = memory_page,
     .event = memory_event,
     .topics = memory_topics,
+    .last = memory_last,
+    .last_seqs = memory_last_seqs,
     .first_at = memory_first_at,
     .count = memory_count,
     .dead = memory_dead,

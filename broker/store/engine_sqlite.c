@@ -196,6 +196,10 @@ static void sqlite_rollback(struct eb_engine *engine)
 
     if (!sqlite3_get_autocommit(e->db))
         eb_sqlite_run(e->rollback);
+    for (uint64_t seq = e->was.last_seq + 1; seq <= e->now.last_seq; seq++)
+        if (eb_segment_of(seq) == e->open->number)
+            atomic_store_explicit(&e->open->topic[seq & (EB_SEGMENT_SEQS - 1)], 0,
+                                  memory_order_relaxed);
     e->now = e->was;
     /* What was looked through and not deleted after all is looked through again. */
     e->now.acked_sweep = e->now.gone_sweep = (struct eb_sweep){.next = INT64_MIN};
@@ -252,7 +256,7 @@ static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t 
     if (known) {
         known->last = event->seq;
         *ret_id = known->id;
-        return 0;
+        return known->reply ? eb_last_reply(e, known->id) : 0;
     }
     sqlite3_bind_text(e->find_topic, 1, event->topic, event->topic_len, SQLITE_STATIC);
     rc = sqlite3_step(e->find_topic);
@@ -273,10 +277,11 @@ static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t 
         e->now.topic_top = id;
         e->now.topics++;
     }
+    bool reply = eb_topic_is_reply(event->topic, event->topic_len);
     eb_topic_ids_put(e->topics, event->topic, event->topic_len,
-                     (struct eb_topic_known){.id = id, .last = event->seq});
+                     (struct eb_topic_known){.id = id, .reply = reply, .last = event->seq});
     *ret_id = id;
-    return 0;
+    return reply ? eb_last_reply(e, id) : 0;
 }
 
 /* Write the open segment's index and open segment @number (E3). */
@@ -524,7 +529,6 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
         {&e->add_expiry, "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)"},
         {&e->add_topic, "INSERT INTO topics(id, name) VALUES(?1, ?2)"},
         {&e->find_topic, "SELECT id, last_seq FROM topics WHERE name = ?1"},
-        {&e->keep_last, "UPDATE topics SET last_seq = max(last_seq, ?2) WHERE id = ?1"},
         {&e->topic_name, "SELECT name FROM topics WHERE id = ?1"},
         {&e->get, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq = ?1"},
         {&e->ack, "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 WHERE EXISTS"
@@ -544,6 +548,8 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
     int result = eb_sqlite_keep_prepare(e);
     if (result == 0)
         result = eb_scheduled_prepare(e);
+    if (result == 0)
+        result = eb_last_prepare(e);
     return result < 0 ? result : eb_sqlite_trim_prepare(e);
 }
 
@@ -578,6 +584,8 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .first_at = eb_sqlite_first_at,
     .count = eb_sqlite_count_matching,
     .dead = eb_sqlite_dead,
+    .last = eb_sqlite_last,
+    .last_seqs = eb_sqlite_last_seqs,
     .scheduled = eb_sqlite_scheduled,
     .figures = sqlite_figures,
     .trouble = sqlite_trouble,

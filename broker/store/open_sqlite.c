@@ -211,6 +211,8 @@ static int load(struct eb_sqlite *e, bool fresh, bool new_epoch, struct eb_engin
     if (result == 0)
         result = eb_scheduled_load(e);
     if (result == 0)
+        result = eb_last_load(e);
+    if (result == 0)
         result = eb_sqlite_prepare(e);
     if (result == 0)
         result = eb_sql_int(e->db, "PRAGMA page_size", EB_PAGE_SIZE, &page_size);

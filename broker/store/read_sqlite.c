@@ -51,6 +51,15 @@ static int prepare(struct eb_sqlite_reader *r)
         {&r->last_row, "SELECT max(seq) FROM log"},
         {&r->dead, "SELECT seq FROM dead_letters WHERE consumer = ?1 AND seq > ?2 ORDER BY seq"
                    " LIMIT ?3"},
+        {&r->nearest, "SELECT seq, ts, ttl FROM log WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1"},
+        {&r->scan_topic, "SELECT seq, ts, ttl FROM log WHERE seq BETWEEN ?1 AND ?2 AND topic = ?3"
+                         " ORDER BY seq DESC"},
+        {&r->segment_below, "SELECT segment FROM segments WHERE segment <= ?1"
+                            " ORDER BY segment DESC LIMIT 1"},
+        {&r->topic_known, "SELECT id, last_seq FROM topics WHERE name = ?1"},
+        {&r->known_above, "SELECT id, name, last_seq FROM topics WHERE id > ?1 ORDER BY id"},
+        {&r->known_between,
+         "SELECT id, name, last_seq FROM topics WHERE name >= ?1 AND name < ?2 ORDER BY name"},
         {&r->scheduled,
          "SELECT " EB_SCHEDULED_COLUMNS " FROM scheduled WHERE place > ?1 ORDER BY place"},
         {&r->list, "SELECT seqs FROM postings WHERE place = (?1 << 32 | ?2)"},

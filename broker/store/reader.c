@@ -74,3 +74,31 @@ ptrdiff_t eb_reader_dead(struct eb_reader *reader, uint64_t consumer, uint64_t a
 
     return engine->ops->dead(engine, reader->impl, consumer, after, ret, max);
 }
+
+int eb_reader_last(struct eb_reader *reader, const char *topic, size_t len, struct eb_event **ret)
+{
+    struct eb_engine *engine = reader->store->engine;
+
+    return engine->ops->last(engine, reader->impl, topic, len, eb_store_last_seq(reader->store),
+                             ret);
+}
+
+int eb_reader_last_seqs(struct eb_reader *reader, struct eb_selection *selection, uint64_t upto,
+                        uint64_t **ret, size_t *ret_count)
+{
+    struct eb_engine *engine = reader->store->engine;
+    uint64_t last = eb_store_last_seq(reader->store);
+
+    return engine->ops->last_seqs(engine, reader->impl, selection, upto < last ? upto : last, ret,
+                                  ret_count);
+}
+
+ptrdiff_t eb_reader_scheduled(struct eb_reader *reader, uint64_t after, struct eb_scheduled *ret,
+                              size_t max)
+{
+    struct eb_engine *engine = reader->store->engine;
+
+    if (!engine->ops->scheduled)
+        return 0;
+    return engine->ops->scheduled(engine, reader->impl, after, ret, max);
+}

@@ -1,6 +1,6 @@
 /*
- * reader_internal.h - a reader of the SQLite engine from inside: what read_sqlite.c, seek_sqlite.c and select_sqlite.c
- * share.
+ * reader_internal.h - a reader of the SQLite engine from inside: what read_sqlite.c, seek_sqlite.c, newest_sqlite.c and
+ * select_sqlite.c share.
  * All of it belongs to one thread at a time.
  */
 #pragma once
@@ -19,6 +19,7 @@ struct eb_sqlite_reader {
     sqlite3_stmt *topic_name, *topic_id, *topic_top, *topics_above, *topics_between, *topics_after;
     sqlite3_stmt *list, *lists, *list_bytes, *segment_events, *reserved, *last_row, *dead,
         *scheduled;
+    sqlite3_stmt *nearest, *scan_topic, *segment_below, *topic_known, *known_above, *known_between;
     struct {
         uint32_t id; /* 0: free */
         uint8_t len;

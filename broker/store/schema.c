@@ -40,7 +40,8 @@
     "CREATE TABLE scheduled(place INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"                   \
     "  due INTEGER NOT NULL, made INTEGER NOT NULL, topic TEXT NOT NULL, ttl INTEGER NOT NULL,"    \
     "  content_type TEXT, headers TEXT, payload BLOB NOT NULL, crc INTEGER NOT NULL);"             \
-    "CREATE INDEX scheduled_due ON scheduled(due, place);"
+    "CREATE INDEX scheduled_due ON scheduled(due, place);"                                         \
+    "CREATE TABLE replies(topic INTEGER PRIMARY KEY, events INTEGER NOT NULL);"
 
 /* The last offset of a list: two bytes little-endian before its checksum (docs/formats/log.md). */
 #define HEX_DIGIT(byte, n)                                                                         \

@@ -20,6 +20,7 @@
 
 struct eb_topic_known {
     uint32_t id;
+    bool reply; /* it is gone with its last event (last_sqlite.c, L3) */
     uint64_t
         last; /* the topic's last seq, this transaction included: exact, or the topic is not known here */
 };
@@ -76,6 +77,7 @@ struct eb_sqlite_state {
     struct eb_sweep acked_sweep, gone_sweep;
     int64_t ids_top;                   /* highest part in `ids` */
     bool ids_saved;                    /* there may be pieces of an old snapshot in `ids` */
+    bool replies;                      /* there may be rows in `replies` */
     uint64_t scheduled, scheduled_top; /* rows in `scheduled`, highest place given in it */
     int64_t next_due;                  /* INT64_MAX: there are none */
 };
@@ -133,7 +135,7 @@ struct eb_sqlite {
         *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
         *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece;
     sqlite3_stmt *keep[EB_SQLITE_KEEP]; /* of state_sqlite.c */
-    sqlite3_stmt *keep_last;
+    sqlite3_stmt *keep_last, *add_reply, *drop_replies, *forget_reply, *drop_topic, *drop_list;
     sqlite3_stmt *schedule, *scheduled_find, *unschedule, *due, *drop_due, *next_due;
     struct eb_row_source source;               /* [C] what `append` inserts */
     struct eb_topic_ids *topics;               /* [C] */
@@ -206,14 +208,32 @@ int eb_sqlite_trim(struct eb_engine *engine, const struct eb_trim_request *reque
 int eb_sqlite_trim_prepare(struct eb_sqlite *e);
 
 /* last_sqlite.c */
+int eb_last_prepare(struct eb_sqlite *e);
+int eb_last_load(struct eb_sqlite *e); /* at start */
 int eb_sqlite_topic_last(struct eb_engine *engine, const char *topic, size_t len, uint64_t *ret);
-/** An event of the open segment that is deleted. */
+/** An event of a topic whose first word is _reply is appended. [C] */
+int eb_last_reply(struct eb_sqlite *e, uint32_t topic);
+/** An event that is deleted. */
 struct eb_last_note {
     uint32_t topic;
     uint64_t seq;
 };
-/** The last seqs of @notes' topics outlive their events; in the open transaction. Sorts them. [C] */
-int eb_last_keep(struct eb_sqlite *e, struct eb_last_note *notes, size_t count);
+/** Must its deletion be noted? */
+static inline bool eb_last_wants(const struct eb_sqlite *e, uint64_t seq)
+{
+    return e->now.replies || eb_segment_of(seq) == e->open->number;
+}
+/**
+ * The last seqs of @notes' topics outlive their events, or the topics go with them; in the open transaction. Sorts
+ * the notes. [C]
+ */
+int eb_last_settle(struct eb_sqlite *e, struct eb_last_note *notes, size_t count);
+
+/* newest_sqlite.c */
+int eb_sqlite_last(struct eb_engine *engine, void *reader, const char *topic, size_t len,
+                   uint64_t upto, struct eb_event **ret);
+int eb_sqlite_last_seqs(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                        uint64_t upto, uint64_t **ret, size_t *ret_count);
 
 /* scheduled_sqlite.c */
 #define EB_SCHEDULED_COLUMNS "place, id, due, made, topic, ttl, content_type, headers, payload, crc"

@@ -468,15 +468,6 @@ int eb_reader_event(struct eb_reader *reader, uint64_t seq, struct eb_event **re
     return engine->ops->event(engine, reader->impl, seq, ret);
 }
 
-ptrdiff_t eb_reader_scheduled(struct eb_reader *reader, uint64_t after, struct eb_scheduled *ret,
-                              size_t max)
-{
-    struct eb_engine *engine = reader->store->engine;
-    if (!engine->ops->scheduled)
-        return 0;
-    return engine->ops->scheduled(engine, reader->impl, after, ret, max);
-}
-
 int eb_reader_topics(struct eb_reader *reader, const char *after, struct eb_topic_info *out,
                      size_t max)
 {

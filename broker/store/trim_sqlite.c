@@ -4,7 +4,7 @@
  *
  * (D1) Everything a deletion touches is in one transaction: the row, its places in `expiry` and `acked`, its id
  *      in `ids`, the figures of its segment, `deleted_upto`, and `last_seq` when the newest event goes; its
- *      topic's `last_seq` when it is of the open segment (last_sqlite.c, L1).
+ *      topic's `last_seq` when it is of the open segment, or the topic itself (last_sqlite.c, L1 and L3).
  * (D2) `deleted_upto` moves by age, bytes and number only: single deletions make no gap.
  * (D3) A turn deletes at most max_rows events and looks at a bounded number of rows besides.
  * (D4) Rows are collected first and deleted then: no table is changed while it is read.
@@ -23,6 +23,7 @@ struct victim {
     uint64_t seq;
     int64_t ts, ttl, bytes;
     int64_t at; /* of `expiry`, when that is where it was found */
+    int64_t topic;
     uint8_t id[16];
     bool no_id; /* a damaged row may have anything there; it goes all the same */
 };
@@ -34,12 +35,12 @@ struct turn {
     struct victim *victims;       /* room for max_rows */
     struct eb_dedupe_entry *kept; /* the same: ids that stay in the dedupe window */
     size_t kept_count;
-    struct eb_last_note *lasts; /* the same: events of the open segment that go */
+    struct eb_last_note *lasts; /* the same: what is to be known of them beyond this turn */
     size_t last_count;
     unsigned left; /* rows that may still be deleted */
 };
 
-#define VICTIM_COLUMNS "seq, id, ts, ttl, " EB_ROW_BYTES_SQL
+#define VICTIM_COLUMNS "seq, id, ts, ttl, " EB_ROW_BYTES_SQL ", topic"
 
 int eb_sqlite_trim_prepare(struct eb_sqlite *e)
 {
@@ -95,6 +96,7 @@ static void read_victim(sqlite3_stmt *stmt, struct victim *ret)
         .ts = sqlite3_column_int64(stmt, 2),
         .ttl = sqlite3_column_int64(stmt, 3),
         .bytes = sqlite3_column_int64(stmt, 4),
+        .topic = sqlite3_column_int64(stmt, 5),
         .at = INT64_MAX,
     };
     ret->no_id = !id || sqlite3_column_bytes(stmt, 1) != 16;
@@ -129,17 +131,11 @@ static void keep_id(struct turn *turn, const struct victim *v)
     turn->kept_count++;
 }
 
-/* The memory of the open segment ends with the run. */
-static void note_last(struct turn *turn, uint64_t seq)
+static void note_last(struct turn *turn, const struct victim *v)
 {
-    struct eb_segment *open = turn->e->open;
-
-    if (eb_segment_of(seq) == open->number)
-        turn->lasts[turn->last_count++] = (struct eb_last_note){
-            .topic = atomic_load_explicit(&open->topic[seq & (EB_SEGMENT_SEQS - 1)],
-                                          memory_order_relaxed),
-            .seq = seq,
-        };
+    if (eb_last_wants(turn->e, v->seq) && v->topic > 0 && v->topic <= UINT32_MAX)
+        turn->lasts[turn->last_count++] =
+            (struct eb_last_note){.topic = (uint32_t)v->topic, .seq = v->seq};
 }
 
 /* Delete one event and all that hangs on it (D1). */
@@ -162,7 +158,7 @@ static int delete_event(struct turn *turn, const struct victim *v)
     }
     if (result == 0) {
         keep_id(turn, v);
-        note_last(turn, v->seq);
+        note_last(turn, v);
         result = eb_sqlite_count(e, v->seq, -1, -v->bytes, -acked);
     }
     turn->left--;
@@ -264,7 +260,7 @@ static int delete_run(struct turn *turn, const struct victim *list, unsigned cou
         if (at != INT64_MAX)
             result = drop_expiry(turn, at, list[i].seq);
         keep_id(turn, &list[i]);
-        note_last(turn, list[i].seq);
+        note_last(turn, &list[i]);
         bytes += list[i].bytes;
     }
     if (result == 0)
@@ -489,7 +485,7 @@ static int settle(struct turn *turn)
     if (!there && result == 0)
         result = eb_sqlite_set_meta(e, EB_META_LAST_TS, e->now.last_ts);
     if (result == 0)
-        result = eb_last_keep(e, turn->lasts, turn->last_count);
+        result = eb_last_settle(e, turn->lasts, turn->last_count);
     return result;
 }
 

@@ -168,6 +168,16 @@ static ptrdiff_t fx_scheduled(struct eb_engine *engine, void *reader, uint64_t a
 {
     return INNER(scheduled)(FX(engine)->inner, reader, after, ret, max);
 }
+static int fx_last(struct eb_engine *engine, void *reader, const char *topic, size_t len,
+                   uint64_t upto, struct eb_event **ret)
+{
+    return INNER(last)(FX(engine)->inner, reader, topic, len, upto, ret);
+}
+static int fx_last_seqs(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                        uint64_t upto, uint64_t **ret, size_t *ret_count)
+{
+    return INNER(last_seqs)(FX(engine)->inner, reader, selection, upto, ret, ret_count);
+}
 static int fx_reader_create(struct eb_engine *engine, void **ret)
 {
     return INNER(reader_create)(FX(engine)->inner, ret);
@@ -221,6 +231,8 @@ static const struct eb_engine_ops fx_ops = {
     .unschedule = fx_unschedule,
     .due = fx_due,
     .scheduled = fx_scheduled,
+    .last = fx_last,
+    .last_seqs = fx_last_seqs,
     .reader_create = fx_reader_create,
     .reader_destroy = fx_reader_destroy,
     .page = fx_page,
