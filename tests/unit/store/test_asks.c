@@ -489,6 +489,24 @@ static void damaged_one_is_passed_over(void **state)
     world_free(w);
 }
 
+/* The checksum of a row is what docs/formats/log.md says (the number is another program's). */
+static void crc_is_as_documented(void **state)
+{
+    struct world *w = world_new(false);
+    sqlite3 *db;
+    sqlite3_stmt *stmt;
+    assert_int_equal(w->fx.wall, 1700000000000);
+    assert_int_equal(code_of(one(w, 1, "a", "x", DUE(1700000001000))), EB_OK);
+    assert_int_equal(sqlite3_open(w->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT crc FROM scheduled", -1, &stmt, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+    assert_int_equal(sqlite3_column_int64(stmt, 0), 0xbc20bf07u);
+    sqlite3_finalize(stmt);
+    sqlite3_close(db);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -507,6 +525,7 @@ int main(void)
         cmocka_unit_test(due_goes_on_below_min_free),
         cmocka_unit_test(fault_at_each_call),
         cmocka_unit_test(damaged_one_is_passed_over),
+        cmocka_unit_test(crc_is_as_documented),
     };
     return cmocka_run_group_tests_name("asks", tests, NULL, NULL);
 }

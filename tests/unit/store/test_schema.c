@@ -68,7 +68,7 @@ static void create_makes_this_version(void **state)
     assert_int_equal(pragma(fx, "PRAGMA auto_vacuum"), 2);
     assert_int_equal(pragma(fx, "SELECT count(*) FROM sqlite_schema WHERE type IN ('table','view')"
                                 " AND name NOT LIKE 'sqlite_%'"),
-                     16);
+                     17);
     assert_int_equal(pragma(fx, "SELECT value FROM meta WHERE key = 'clean'"), 1);
     fx_open(fx);
 }
