@@ -82,6 +82,10 @@ static void summarise(const struct eb_cli *cli, const char *db, const struct eb_
         cli->action == EB_ACTION_BACKUP || cli->action == EB_ACTION_REPAIR ? cli->file : db;
     printf("%s: %" PRIu64 " events on %" PRIu64 " topics, %" PRIu64 " acknowledged", target,
            s->rows, s->topics, s->acked);
+    if (s->consumers)
+        printf(", %" PRIu64 " consumers", s->consumers);
+    if (s->scheduled)
+        printf(", %" PRIu64 " scheduled", s->scheduled);
     if (s->rows)
         printf(", seq %" PRIu64 " to %" PRIu64, s->first_seq, s->last_seq);
     printf(", epoch %s\n", s->epoch);

@@ -1,10 +1,16 @@
 /*
  * backup.c - copy a log into a new file, also while a broker writes to it.
  *
- *   last seq E is taken first
- *   rows up to E, a few hundred at a read, each checked   publishes go on; no read lasts, so checkpoints do too
+ *   scheduled events, a few hundred at a read, each       publishes go on; no read lasts, so checkpoints do too
+ *   checked
+ *   one read: last seq E, consumers and theirs, marks,    as they stood at E
+ *   topics' last seqs, what is still scheduled
+ *   rows up to E, a few hundred at a read, each checked
  *   one read: meta, marks, ids of the deleted             what retention deleted meanwhile is taken back
  *   index, values, sync, name                             build.c
+ *
+ * So no consumer of the copy stands beyond E, what it counts as handled was handled, and an event that became due is
+ * either scheduled or in the log.
  *
  * What cannot be read is named and counted, and the copy is made without it; only a small table that cannot be
  * read stops it. The copy is the log up to E; of an event that was acknowledged or deleted while it was copied it has the one
@@ -40,6 +46,7 @@ struct source {
     sqlite3 *db;
     sqlite3_stmt *rows;
     uint64_t first, end;
+    uint64_t done; /* rows up to here were read */
     int lock;
     struct eb_build *build; /* NULL: only look */
     int64_t told_ms;
@@ -87,10 +94,23 @@ static int check_kind(struct source *s, struct eb_error *err)
     return rc ? rc : kind == EB_FILE_OURS ? 0 : -EINVAL;
 }
 
+/* Where the log begins and ends now. */
+static int find_end(struct source *s)
+{
+    int64_t first = 0, last = 0, given = 0;
+    int rc = eb_sql_int(s->db, "SELECT min(seq) FROM log", 0, &first);
+    if (!rc)
+        rc = eb_sql_int(s->db, "SELECT max(seq) FROM log", 0, &last);
+    if (!rc)
+        rc = eb_meta_int(s->db, EB_META_LAST_SEQ, 0, &given);
+    s->first = s->first ? s->first : (uint64_t)first;
+    s->end = (uint64_t)(given > last ? given : last);
+    return rc;
+}
+
 static int source_open(struct source *s, bool lockable, struct eb_error *err)
 {
     char real[PATH_MAX], wal[PATH_MAX + 8];
-    int64_t first = 0, last = 0, given = 0;
     s->lock = -1;
     int rc = check_kind(s, err);
     if (rc)
@@ -109,13 +129,7 @@ static int source_open(struct source *s, bool lockable, struct eb_error *err)
     s->lock = -1;
     rc = eb_sql_prepare(s->db, rows_sql, &s->rows);
     if (!rc)
-        rc = eb_sql_int(s->db, "SELECT min(seq) FROM log", 0, &first);
-    if (!rc)
-        rc = eb_sql_int(s->db, "SELECT max(seq) FROM log", 0, &last);
-    if (!rc)
-        rc = eb_meta_int(s->db, EB_META_LAST_SEQ, 0, &given);
-    s->first = (uint64_t)first;
-    s->end = (uint64_t)(given > last ? given : last);
+        rc = find_end(s);
     return rc ? source_say(s, rc, err) : 0;
 }
 
@@ -230,15 +244,14 @@ static void pass_page(struct source *s, uint64_t *seq)
 
 static int all_rows(struct source *s, struct eb_error *err)
 {
-    uint64_t seq = 0;
     int rc = 0;
-    while (!rc && seq < s->end) {
-        rc = some_rows(s, &seq, err);
+    while (!rc && s->done < s->end) {
+        rc = some_rows(s, &s->done, err);
         if (rc == -EBADMSG) {
-            pass_page(s, &seq);
+            pass_page(s, &s->done);
             rc = 0;
         }
-        progress(s, seq);
+        progress(s, s->done);
     }
     return rc;
 }
@@ -308,6 +321,23 @@ static int small_tables(struct source *s, struct eb_build_end *end, char epoch[6
     return rc;
 }
 
+/* The end of the copy, and all that must fit it. */
+static int fix_end(struct source *s, struct eb_error *err)
+{
+    struct eb_copy_kept kept = {.from = s->db, .build = s->build, .ops = s->ops, .sum = s->sum};
+    int rc = eb_copy_kept_begin(&kept);
+    if (!rc)
+        rc = eb_copy_scheduled(&kept);
+    if (!rc)
+        rc = eb_sql_exec(s->db, "BEGIN");
+    if (!rc)
+        rc = find_end(s);
+    if (!rc)
+        rc = eb_copy_kept_end(&kept);
+    sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL);
+    return rc ? source_say(s, rc, err) : 0;
+}
+
 static int copy(const char *path, const char *target, bool restore, const struct eb_ops *ops,
                 struct eb_ops_summary *ret, struct eb_error *err)
 {
@@ -320,14 +350,16 @@ static int copy(const char *path, const char *target, bool restore, const struct
         return rc;
     rc = source_open(&s, !restore, err);
     if (!rc)
+        rc = fix_end(&s, err);
+    if (!rc)
         rc = all_rows(&s, err);
     if (!rc) {
         rc = small_tables(&s, &end, epoch);
         if (rc)
             source_say(&s, rc, err);
-        else if (end.deleted_upto)
-            rc = eb_build_trim(s.build, end.deleted_upto);
     }
+    if (!rc && end.deleted_upto)
+        rc = eb_build_trim(s.build, end.deleted_upto);
     end.epoch = restore ? NULL : epoch;
     if (!rc)
         rc = eb_build_finish(s.build, &end, &sum, err);
@@ -390,6 +422,22 @@ static int look_at_lists(struct source *s)
     return rc;
 }
 
+static int look_at_kept(struct source *s)
+{
+    struct eb_copy_kept kept = {.from = s->db, .ops = s->ops, .sum = s->sum};
+    int rc = eb_copy_kept_begin(&kept);
+    if (!rc)
+        rc = eb_copy_scheduled(&kept);
+    if (!rc)
+        rc = eb_sql_exec(s->db, "BEGIN");
+    if (!rc)
+        rc = find_end(s);
+    if (!rc)
+        rc = eb_look_at_kept(&kept, s->end);
+    sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL);
+    return rc;
+}
+
 int eb_verify_online(const char *path, const struct eb_ops *ops, struct eb_ops_summary *ret,
                      struct eb_error *err)
 {
@@ -401,6 +449,8 @@ int eb_verify_online(const char *path, const struct eb_ops *ops, struct eb_ops_s
         rc = all_rows(&s, err);
     if (!rc)
         rc = look_at_lists(&s);
+    if (!rc)
+        rc = look_at_kept(&s);
     if (!rc)
         rc = eb_sql_int(s.db, "SELECT count(*) FROM topics", 0, &topics);
     if (!rc)

@@ -7,7 +7,7 @@
  *        v
  *   TARGET             link() refuses a name that is taken; then the folder is synced
  */
-#include "broker/store/build.h"
+#include "broker/store/build_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,28 +22,7 @@
 #include "common/topic.h"
 #include "common/uuid.h"
 
-enum {
-    PUT_TOPIC,
-    PUT_ROW,
-    PUT_EXPIRY,
-    PUT_ACKED,
-    PUT_GONE,
-    PUT_REPLY,
-    PUT_REPLY_ROW,
-    PUT_IMPORTED,
-    PUT_COUNT
-};
-
-struct eb_build {
-    sqlite3 *db;
-    sqlite3_stmt *put[PUT_COUNT];
-    char *target, *part;
-    uint64_t rows, topics, acked, last_seq;
-    int64_t last_ts;
-    bool has_imported, has_replies;
-};
-
-static const char *const put_sql[PUT_COUNT] = {
+const char *const eb_build_sql[PUT_COUNT] = {
     "INSERT OR IGNORE INTO topics(id, name) VALUES(?1, ?2)",
     "INSERT OR IGNORE INTO log(" EB_ROW_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9)",
     "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)",
@@ -51,7 +30,16 @@ static const char *const put_sql[PUT_COUNT] = {
     "INSERT OR IGNORE INTO gone(id, seq, ts) VALUES(?1, ?2, ?3)",
     "INSERT OR IGNORE INTO replies(topic, events) VALUES(?1, 0)",
     "UPDATE replies SET events = events + 1 WHERE topic = ?1",
+    "UPDATE topics SET last_seq = max(last_seq, ?2) WHERE id = ?1",
+    "INSERT OR IGNORE INTO consumers(id, name, settings, made, next, first_open, redelivered, dead,"
+    " lost, stopped) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    "INSERT OR IGNORE INTO open_blocks(consumer, block, data) VALUES(?1, ?2, ?3)",
+    "INSERT OR IGNORE INTO dead_letters(consumer, seq) VALUES(?1, ?2)",
+    "INSERT OR IGNORE INTO marks(name, value) VALUES(?1, ?2)",
+    "INSERT OR IGNORE INTO scheduled(" EB_SCHEDULED_COLUMNS
+    ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     "INSERT OR IGNORE INTO imported(message_id) VALUES(?1)",
+    "INSERT OR IGNORE INTO there VALUES(?1, ?2)",
 };
 
 /* The ids come beside those of the log's own marks. */
@@ -75,7 +63,7 @@ static int add_imported(struct eb_build *build)
         rc = sql ? eb_sql_exec(build->db, sql) : -ENOMEM;
     sqlite3_free(sql);
     if (!rc)
-        rc = eb_sql_prepare(build->db, put_sql[PUT_IMPORTED], &build->put[PUT_IMPORTED]);
+        rc = eb_sql_prepare(build->db, eb_build_sql[PUT_IMPORTED], &build->put[PUT_IMPORTED]);
     build->has_imported = !rc;
     return rc;
 }
@@ -124,7 +112,7 @@ static int open_part(struct eb_build *build, const char *vfs, struct eb_error *e
                          "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
                          "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -65536; BEGIN");
     for (int i = 0; i < PUT_IMPORTED && !rc; i++)
-        rc = eb_sql_prepare(build->db, put_sql[i], &build->put[i]);
+        rc = eb_sql_prepare(build->db, eb_build_sql[i], &build->put[i]);
     return rc ? eb_build_say(build, rc, err) : 0;
 }
 
@@ -183,8 +171,7 @@ void eb_build_destroy(struct eb_build *build)
     free(build);
 }
 
-/* Run one of the kept statements; *ret_new: did it put something? */
-static int put(struct eb_build *build, int which, bool *ret_new)
+int eb_build_put(struct eb_build *build, int which, bool *ret_new)
 {
     sqlite3_stmt *stmt = build->put[which];
     int rc = sqlite3_step(stmt);
@@ -200,13 +187,13 @@ int eb_build_topic(struct eb_build *build, uint32_t id, const char *name, size_t
     bool fresh = false;
     sqlite3_bind_int64(build->put[PUT_TOPIC], 1, id);
     sqlite3_bind_text(build->put[PUT_TOPIC], 2, name, (int)len, SQLITE_STATIC);
-    int rc = put(build, PUT_TOPIC, &fresh);
+    int rc = eb_build_put(build, PUT_TOPIC, &fresh);
     build->topics += fresh;
     if (rc || !eb_topic_is_reply(name, len))
         return rc;
     build->has_replies = true;
     sqlite3_bind_int64(build->put[PUT_REPLY], 1, id);
-    return put(build, PUT_REPLY, &fresh);
+    return eb_build_put(build, PUT_REPLY, &fresh);
 }
 
 int eb_build_row(struct eb_build *build, const struct eb_row *row)
@@ -214,13 +201,13 @@ int eb_build_row(struct eb_build *build, const struct eb_row *row)
     bool fresh = false;
     int rc = eb_sql_errno(build->db, eb_row_bind(build->put[PUT_ROW], row));
     if (!rc)
-        rc = put(build, PUT_ROW, &fresh);
+        rc = eb_build_put(build, PUT_ROW, &fresh);
     if (rc || !fresh)
         return rc;
     build->rows++;
     if (build->has_replies) {
         sqlite3_bind_int64(build->put[PUT_REPLY_ROW], 1, row->topic_id);
-        rc = put(build, PUT_REPLY_ROW, &fresh);
+        rc = eb_build_put(build, PUT_REPLY_ROW, &fresh);
         if (rc)
             return rc;
     }
@@ -231,7 +218,7 @@ int eb_build_row(struct eb_build *build, const struct eb_row *row)
         return 0;
     sqlite3_bind_int64(build->put[PUT_EXPIRY], 1, at);
     sqlite3_bind_int64(build->put[PUT_EXPIRY], 2, (sqlite3_int64)row->seq);
-    return put(build, PUT_EXPIRY, &fresh);
+    return eb_build_put(build, PUT_EXPIRY, &fresh);
 }
 
 int eb_build_acked(struct eb_build *build, uint64_t seq, int64_t at)
@@ -239,7 +226,7 @@ int eb_build_acked(struct eb_build *build, uint64_t seq, int64_t at)
     bool fresh = false;
     sqlite3_bind_int64(build->put[PUT_ACKED], 1, (sqlite3_int64)seq);
     sqlite3_bind_int64(build->put[PUT_ACKED], 2, at);
-    int rc = put(build, PUT_ACKED, &fresh);
+    int rc = eb_build_put(build, PUT_ACKED, &fresh);
     build->acked += fresh;
     return rc;
 }
@@ -250,7 +237,7 @@ int eb_build_gone(struct eb_build *build, const uint8_t id[16], uint64_t seq, in
     sqlite3_bind_blob(build->put[PUT_GONE], 1, id, 16, SQLITE_STATIC);
     sqlite3_bind_int64(build->put[PUT_GONE], 2, (sqlite3_int64)seq);
     sqlite3_bind_int64(build->put[PUT_GONE], 3, ts);
-    return put(build, PUT_GONE, &fresh);
+    return eb_build_put(build, PUT_GONE, &fresh);
 }
 
 int eb_build_imported(struct eb_build *build, const char *id, size_t len)
@@ -260,7 +247,7 @@ int eb_build_imported(struct eb_build *build, const char *id, size_t len)
     if (rc)
         return rc;
     sqlite3_bind_text(build->put[PUT_IMPORTED], 1, id, (int)len, SQLITE_STATIC);
-    return put(build, PUT_IMPORTED, &fresh);
+    return eb_build_put(build, PUT_IMPORTED, &fresh);
 }
 
 int eb_build_trim(struct eb_build *build, uint64_t seq)
@@ -298,12 +285,16 @@ static int write_meta(struct eb_build *build, const struct eb_build_end *end)
 
 static int count_up(struct eb_build *build, struct eb_ops_summary *ret)
 {
-    int64_t n[5] = {0};
-    static const char *const sql[5] = {
-        "SELECT count(*) FROM log", "SELECT count(*) FROM topics", "SELECT count(*) FROM acked",
+    int64_t n[7] = {0};
+    static const char *const sql[7] = {
+        "SELECT count(*) FROM log",
+        "SELECT count(*) FROM topics",
+        "SELECT count(*) FROM acked",
         "SELECT min(seq) FROM log",
-        "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"};
-    for (int i = 0; i < 5; i++) {
+        "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+        "SELECT count(*) FROM consumers",
+        "SELECT count(*) FROM scheduled"};
+    for (int i = 0; i < 7; i++) {
         int rc = eb_sql_int(build->db, sql[i], 0, &n[i]);
         if (rc)
             return rc;
@@ -313,6 +304,8 @@ static int count_up(struct eb_build *build, struct eb_ops_summary *ret)
     ret->acked = (uint64_t)n[2];
     ret->first_seq = (uint64_t)n[3];
     ret->bytes = (uint64_t)n[4];
+    ret->consumers = (uint64_t)n[5];
+    ret->scheduled = (uint64_t)n[6];
     ret->last_seq = build->last_seq;
     return eb_meta_text(build->db, EB_META_EPOCH, ret->epoch, sizeof(ret->epoch));
 }
@@ -344,7 +337,9 @@ int eb_build_finish(struct eb_build *build, const struct eb_build_end *end,
     struct eb_ops_summary s = *ret;
     if (end->last_seq > build->last_seq)
         build->last_seq = end->last_seq;
-    int rc = write_meta(build, end);
+    int rc = eb_build_kept_finish(build, end->rewind);
+    if (!rc)
+        rc = write_meta(build, end);
     if (!rc && build->has_replies)
         rc = eb_sql_exec(build->db, "DELETE FROM topics WHERE id IN (SELECT topic FROM replies"
                                     " WHERE events <= 0); DELETE FROM replies WHERE events <= 0");

@@ -31,7 +31,7 @@ struct eb_ops_summary {
     uint64_t left_out; /* import: rows that cannot be events here, each one reported */
     uint64_t
         problems; /* verify: what else is wrong (structure, postings, lists), each one reported */
-    uint64_t topics, acked;
+    uint64_t topics, acked, consumers, scheduled;
     uint64_t pages; /* verify, repair: pages looked at */
     uint64_t bytes; /* size of the target; verify: of the file */
     uint64_t first_seq,

@@ -16,6 +16,7 @@
 
 #include "broker/store/reader_internal.h"
 #include "broker/store/row.h"
+#include "broker/store/scheduled_row.h"
 #include "broker/store/schema.h"
 #include "common/clock.h"
 

@@ -14,99 +14,12 @@
 
 #include "broker/store/reader_internal.h"
 #include "broker/store/row.h"
+#include "broker/store/scheduled_row.h"
 #include "broker/store/schema.h"
 #include "common/log.h"
-#include "common/text.h"
 
 #define DUE_BYTES ((size_t)8 << 20) /* of one call: what is due at once may be gigabytes */
 #define DUE_ROWS  256               /* read before they are deleted */
-
-/* ---- a row ---- */
-
-static unsigned char *put_le(unsigned char *at, uint64_t value)
-{
-    for (int i = 0; i < 8; i++)
-        *at++ = (unsigned char)(value >> (8 * i));
-    return at;
-}
-
-static unsigned char *put_text(unsigned char *at, const char *text, size_t len)
-{
-    at = put_le(at, len);
-    if (len)
-        memcpy(at, text, len);
-    return at + len;
-}
-
-struct row {
-    uint64_t place;
-    int64_t due, made;
-    struct eb_draft draft; /* the rest, borrowed */
-    uint32_t crc;
-};
-
-static uint32_t crc_of(const struct row *row)
-{
-    unsigned char head[4 * 8 + 16 + 8 + EB_TOPIC_MAX + 8 + EB_CONTENT_TYPE_MAX + 8], *at = head;
-    const struct eb_draft *draft = &row->draft;
-    uint32_t crc;
-
-    at = put_le(at, row->place);
-    at = put_le(at, (uint64_t)row->due);
-    at = put_le(at, (uint64_t)row->made);
-    at = put_le(at, (uint64_t)draft->ttl);
-    memcpy(at, draft->id, 16);
-    at = put_text(at + 16, draft->topic, draft->topic_len);
-    at = put_text(at, draft->content_type, draft->content_type_len);
-    at = put_le(at, draft->headers_len);
-    crc = eb_crc32c(0, head, (size_t)(at - head));
-    if (draft->headers_len)
-        crc = eb_crc32c(crc, draft->headers, draft->headers_len);
-    if (draft->payload_len)
-        crc = eb_crc32c(crc, draft->payload, draft->payload_len);
-    return crc;
-}
-
-static bool read_text(sqlite3_stmt *stmt, int column, const char **ret, size_t *ret_len)
-{
-    *ret = NULL;
-    *ret_len = 0;
-    if (sqlite3_column_type(stmt, column) == SQLITE_NULL)
-        return true;
-    if (sqlite3_column_type(stmt, column) != SQLITE_TEXT)
-        return false;
-    *ret = (const char *)sqlite3_column_text(stmt, column);
-    *ret_len = (size_t)sqlite3_column_bytes(stmt, column);
-    return *ret != NULL;
-}
-
-/* The row at which @stmt (EB_SCHEDULED_COLUMNS) stands, checked. -EBADMSG: only ->place is right. */
-static int read_row(sqlite3_stmt *stmt, struct row *ret)
-{
-    const void *id = sqlite3_column_blob(stmt, 1);
-    struct row row = {.place = (uint64_t)sqlite3_column_int64(stmt, 0),
-                      .due = sqlite3_column_int64(stmt, 2),
-                      .made = sqlite3_column_int64(stmt, 3),
-                      .crc = (uint32_t)sqlite3_column_int64(stmt, 9),
-                      .draft = {.ttl = sqlite3_column_int64(stmt, 5), .has_id = true}};
-    struct eb_draft *draft = &row.draft;
-
-    ret->place = row.place;
-    if (!id || sqlite3_column_bytes(stmt, 1) != 16 || draft->ttl < 0 ||
-        !read_text(stmt, 4, &draft->topic, &draft->topic_len) ||
-        !read_text(stmt, 6, &draft->content_type, &draft->content_type_len) ||
-        !read_text(stmt, 7, &draft->headers, &draft->headers_len) ||
-        sqlite3_column_type(stmt, 8) != SQLITE_BLOB || draft->topic_len < 1 ||
-        draft->topic_len > EB_TOPIC_MAX || draft->content_type_len > EB_CONTENT_TYPE_MAX)
-        return -EBADMSG;
-    memcpy(draft->id, id, 16);
-    draft->payload = sqlite3_column_blob(stmt, 8);
-    draft->payload_len = (size_t)sqlite3_column_bytes(stmt, 8);
-    if ((!draft->payload && draft->payload_len) || crc_of(&row) != row.crc)
-        return -EBADMSG;
-    *ret = row;
-    return 0;
-}
 
 static void say_damaged(struct eb_sqlite *e, uint64_t place)
 {
@@ -209,20 +122,12 @@ int eb_scheduled_settle(struct eb_sqlite *e)
 
 /* ---- the writer's ---- */
 
-static void bind_text(sqlite3_stmt *stmt, int column, const char *text, size_t len)
-{
-    if (text)
-        sqlite3_bind_text(stmt, column, text, (int)len, SQLITE_STATIC);
-    else
-        sqlite3_bind_null(stmt, column);
-}
-
 int eb_sqlite_schedule(struct eb_engine *engine, const struct eb_event *event, int64_t due_ms,
                        int64_t now_ms)
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
     bool usual = eb_row_usual_type(event);
-    struct row row = {
+    struct eb_scheduled_row row = {
         .place = e->now.scheduled_top + 1,
         .due = due_ms,
         .made = now_ms,
@@ -239,16 +144,8 @@ int eb_sqlite_schedule(struct eb_engine *engine, const struct eb_event *event, i
     sqlite3_stmt *stmt = e->schedule;
 
     memcpy(row.draft.id, event->id, 16);
-    sqlite3_bind_int64(stmt, 1, (sqlite3_int64)row.place);
-    sqlite3_bind_blob(stmt, 2, event->id, 16, SQLITE_STATIC);
-    sqlite3_bind_int64(stmt, 3, row.due);
-    sqlite3_bind_int64(stmt, 4, row.made);
-    bind_text(stmt, 5, row.draft.topic, row.draft.topic_len);
-    sqlite3_bind_int64(stmt, 6, row.draft.ttl);
-    bind_text(stmt, 7, row.draft.content_type, row.draft.content_type_len);
-    bind_text(stmt, 8, row.draft.headers, row.draft.headers_len);
-    sqlite3_bind_blob(stmt, 9, row.draft.payload, (int)row.draft.payload_len, SQLITE_STATIC);
-    sqlite3_bind_int64(stmt, 10, crc_of(&row));
+    row.crc = eb_scheduled_crc(&row);
+    eb_scheduled_row_bind(stmt, &row);
     int rc = eb_sqlite_run(stmt);
     if (rc != SQLITE_OK)
         return eb_sqlite_failed(e, rc, "scheduling an event");
@@ -262,13 +159,13 @@ int eb_sqlite_schedule(struct eb_engine *engine, const struct eb_event *event, i
 int eb_sqlite_scheduled_find(struct eb_engine *engine, const uint8_t id[16], struct eb_event **ret)
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
-    struct row row;
+    struct eb_scheduled_row row;
     int result, rc;
 
     sqlite3_bind_blob(e->scheduled_find, 1, id, 16, SQLITE_STATIC);
     rc = sqlite3_step(e->scheduled_find);
     if (rc == SQLITE_ROW) {
-        result = read_row(e->scheduled_find, &row);
+        result = eb_scheduled_row_read(e->scheduled_find, &row);
         if (result < 0)
             say_damaged(e, row.place);
         else if (!(*ret = eb_event_create(&row.draft)))
@@ -299,14 +196,14 @@ static int read_due(struct eb_sqlite *e, int64_t now_ms, size_t max, struct eb_e
                     size_t *ret_count, uint64_t *places, unsigned *ret_rows, size_t *bytes)
 {
     int rc = SQLITE_DONE, result = 0;
-    struct row row;
+    struct eb_scheduled_row row;
 
     sqlite3_bind_int64(e->due, 1, now_ms);
     while (result == 0 && *ret_rows < max && *bytes < DUE_BYTES &&
            (rc = sqlite3_step(e->due)) == SQLITE_ROW) {
         if (is_passed_over(e, (uint64_t)sqlite3_column_int64(e->due, 0)))
             continue;
-        result = read_row(e->due, &row);
+        result = eb_scheduled_row_read(e->due, &row);
         if (result == -EBADMSG) {
             result = pass_over(e, row.place);
             continue;
@@ -383,8 +280,8 @@ ptrdiff_t eb_sqlite_scheduled(struct eb_engine *engine, void *reader, uint64_t a
     eb_sqlite_reader_enter(r);
     sqlite3_bind_int64(r->scheduled, 1, (sqlite3_int64)after);
     while (result == 0 && count < max && (rc = sqlite3_step(r->scheduled)) == SQLITE_ROW) {
-        struct row row;
-        result = read_row(r->scheduled, &row);
+        struct eb_scheduled_row row;
+        result = eb_scheduled_row_read(r->scheduled, &row);
         if (result == -EBADMSG) {
             result = 0;
             continue;

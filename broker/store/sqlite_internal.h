@@ -236,7 +236,6 @@ int eb_sqlite_last_seqs(struct eb_engine *engine, void *reader, struct eb_select
                         uint64_t upto, uint64_t **ret, size_t *ret_count);
 
 /* scheduled_sqlite.c */
-#define EB_SCHEDULED_COLUMNS "place, id, due, made, topic, ttl, content_type, headers, payload, crc"
 int eb_scheduled_prepare(struct eb_sqlite *e);
 int eb_scheduled_load(struct eb_sqlite *e); /* the figures, at start */
 /** In the transaction that ends: what a start need not count. [C] */
