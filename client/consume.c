@@ -3,7 +3,8 @@
  *
  * (J1) A consume goes without settings once it was answered: an operator may have changed them, and that must not end
  *      who works there. It goes with them again when the broker knows no such consumer any more.
- * (J2) Answers of one kind share a request, as many as are there; one that is refused for now is sent again later.
+ * (J2) Answers of one kind share a request, as many as are there; one that is refused for now is sent again later, with
+ *      fewer of them when there may have been too many.
  * (J3) Its requests are made when they are sent, so nothing of them is kept for the next connection but what they say.
  */
 #include <errno.h>
@@ -125,7 +126,7 @@ static bool pick_batch(eb_client *client, eb_consumer *consumer, struct eb_buf *
 
     if (!batch)
         return false;
-    for (; one && batch->outs.count < EB_ANSWERS_A_REQUEST; one = next) {
+    for (; one && batch->outs.count < consumer->batch_max; one = next) {
         next = one->next;
         if (batch->outs.first && !alike(batch->outs.first, one))
             continue;
@@ -150,34 +151,52 @@ static bool in_progress(const struct eb_out *out)
     return out->state == EB_OUT_HELD || (out->state == EB_OUT_HANDED && out->running);
 }
 
-/* One request for each number of delivery among @list, nearly always one. */
+struct progress {
+    eb_consumer *consumer;
+    struct eb_buf *out, text;
+    size_t seqs;
+    uint32_t number;
+};
+
+static void end_progress(struct progress *progress)
+{
+    if (progress->seqs > 0) {
+        eb_buf_printf(&progress->text, "],\"delivery\":%u}", progress->number);
+        say(progress->out, 0, &progress->text);
+    }
+    progress->seqs = 0;
+}
+
+static void add_progress(struct progress *progress, const struct eb_out *one)
+{
+    if (progress->seqs == progress->consumer->batch_max)
+        end_progress(progress);
+    if (progress->seqs == 0)
+        begin(&progress->text, "in_progress", progress->consumer);
+    eb_buf_str(&progress->text, progress->seqs == 0 ? ",\"seqs\":[" : ",");
+    eb_json_write_u64(&progress->text, one->seq);
+    progress->seqs++;
+}
+
+/* Requests for each number of delivery among @list, which is nearly always 1. */
 static void pick_progress(eb_consumer *consumer, const struct eb_out_list *list, struct eb_buf *out)
 {
-    uint32_t number = 0, next_number;
+    struct progress progress = {.consumer = consumer, .out = out};
+    uint32_t next = 1;
 
-    do {
-        struct eb_buf text = EB_BUF_INIT;
-        const char *before = ",\"seqs\":[";
-        next_number = 0;
-        begin(&text, "in_progress", consumer);
+    while (next != 0) {
+        progress.number = next;
+        next = 0;
         for (const struct eb_out *one = list->first; one; one = one->next) {
-            if (!in_progress(one) || one->delivery < number || one->outlived)
+            if (!in_progress(one) || one->outlived || one->delivery < progress.number)
                 continue;
-            if (one->delivery > number) {
-                if (next_number == 0 || one->delivery < next_number)
-                    next_number = one->delivery;
-                continue;
-            }
-            eb_buf_str(&text, before);
-            eb_json_write_u64(&text, one->seq);
-            before = ",";
+            if (one->delivery == progress.number)
+                add_progress(&progress, one);
+            else if (next == 0 || one->delivery < next)
+                next = one->delivery;
         }
-        eb_buf_printf(&text, "],\"delivery\":%u}", number);
-        if (before[1] == '\0')
-            say(out, 0, &text);
-        eb_buf_finish(&text);
-        number = next_number;
-    } while (number != 0);
+        end_progress(&progress);
+    }
 }
 
 static bool may_answer(const eb_consumer *consumer, int64_t now)
@@ -375,6 +394,9 @@ static void settle(eb_client *client, eb_consumer *consumer, struct eb_batch *ba
         }
     }
     result = answer->type == EB_WIRE_ERROR ? answer->result : EB_RESULT_INTERNAL;
+    if (result == EB_RESULT_LIMIT && batch->outs.count > 1)
+        consumer->batch_max =
+            (batch->outs.count + 1) / 2; /* J2: it may be too many for its max_batch */
     if (answer->type == EB_WIRE_ERROR || batch->outs.first)
         eb_client_set_error_locked(client, answer->type == EB_WIRE_ERROR
                                                ? answer->text

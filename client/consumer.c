@@ -263,6 +263,7 @@ static eb_consumer *create(eb_client *client, const eb_consumer_options *options
     strcpy(consumer->name, options->name);
     consumer->options.name = consumer->name;
     consumer->options.settings = NULL;
+    consumer->batch_max = EB_ANSWERS_A_REQUEST;
     consumer->progress_every = options->in_progress;
     if (options->in_progress == EB_IN_PROGRESS_AUTO)
         consumer->progress_every =

@@ -18,7 +18,7 @@
 
 #include "client/internal.h"
 
-#define EB_ANSWERS_A_REQUEST 1000 /* seqs */
+#define EB_ANSWERS_A_REQUEST 1000 /* seqs, unless the broker takes fewer (max_batch) */
 #define EB_WORKERS_MAX       256
 
 enum eb_out_state { EB_OUT_HELD, EB_OUT_HANDED, EB_OUT_ANSWERED };
@@ -120,6 +120,7 @@ struct eb_consumer {
     struct eb_out_list held, handed, fresh; /* [C] fresh: answers to be sent */
     struct eb_batch *batches;               /* [C] answers under way, in the order sent */
     size_t answers;                         /* [C] fresh and under way */
+    size_t batch_max;                       /* [C] seqs a request */
     struct eb_parcel *parcels;              /* [C] */
     size_t notices;                         /* [C] not run yet */
     bool in_notice;                         /* [C] */

@@ -6,7 +6,8 @@
  * (W2) An event is out with its worker before `deliver` is called. What a detach in between has taken back is nobody's
  *      concern after it: the job is ready again, and what `deliver` returns about it is not asked.
  * (W3) One event each in turn: `workers` points to the next to be served. Who has no room is passed over.
- * (W4) What ops->room says is asked once and counted down; eb_consumer_worker_room has it asked again.
+ * (W4) What ops->room says is counted down, and asked again when it is used up. When it says 0 it is asked again after
+ *      eb_consumer_worker_room.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -133,11 +134,16 @@ void eb_consumer_worker_limit(struct eb_consumer_worker *worker, uint32_t max_in
     eb_consumer_run(worker->consumer);
 }
 
+static void room_again(struct eb_consumer_worker *worker)
+{
+    worker->asks_room = worker->ops->room != NULL;
+    worker->room = SIZE_MAX;
+}
+
 void eb_consumer_worker_room(struct eb_consumer_worker *worker)
 {
     eb_lock_take(&worker->consumer->lock);
-    worker->asks_room = worker->ops->room != NULL;
-    worker->room = SIZE_MAX;
+    room_again(worker);
     eb_lock_drop(&worker->consumer->lock);
     eb_consumer_run(worker->consumer);
 }
@@ -272,8 +278,8 @@ static void deliver_locked(struct eb_consumer *consumer, struct eb_consumer_work
     consumer->delivered++;
     consumer->counts.redelivered += view.delivery > 1;
     worker->touched = worker->served = true;
-    if (worker->room != SIZE_MAX)
-        worker->room--;
+    if (worker->room != SIZE_MAX && --worker->room == 0)
+        room_again(worker); /* W4: all that it said is used, and it may have more by now */
     consumer->workers = worker->next;
     uint64_t gen = consumer->gen;
     call_begin_locked(consumer, worker);

@@ -32,6 +32,7 @@ static int setup(void **state)
     consumer->client = &client;
     consumer->refs = 1;
     strcpy(consumer->name, "w");
+    consumer->batch_max = EB_ANSWERS_A_REQUEST;
     consumer->options = (eb_consumer_options)EB_CONSUMER_OPTIONS_INIT;
     consumer->options.answered = on_answered;
     consumer->state = EB_CONSUME_ATTACHED;
@@ -326,6 +327,29 @@ static void a_request_has_a_bound(void **state)
     assert_int_equal(consumer->batches->next->outs.count, 1);
 }
 
+/* J2: a broker that takes fewer at once is given fewer, until it takes them; none is lost on the way. */
+static void a_lower_bound_of_the_broker_is_found(void **state)
+{
+    struct eb_wire limit = {
+        .type = EB_WIRE_ERROR, .has_id = true, .text = "max_batch", .result = EB_RESULT_LIMIT};
+    uint64_t first = client.last_id;
+
+    for (uint64_t seq = 1; seq <= 10; seq++)
+        answer(seq, 1, EB_ACK, EB_DELAY_BACKOFF, NULL);
+    for (size_t bound = 10; bound > 1; bound = (bound + 1) / 2) {
+        picked(INT64_MAX - 1);
+        assert_int_equal(consumer->batches->outs.count, bound);
+        eb_deliveries_disconnected_locked(consumer);
+        picked(INT64_MAX - 1);
+        limit.id = consumer->batches->id;
+        assert_true(eb_consume_answer_locked(&client, NULL, &limit));
+        eb_deliveries_disconnected_locked(consumer);
+    }
+    assert_int_equal(consumer->batch_max, 1);
+    assert_int_equal(consumer->fresh.count, 10);
+    assert_true(client.last_id > first);
+}
+
 /* J1 and V4: a consume first, with settings once; answers wait for its answer. */
 static void answers_wait_for_the_consume(void **state)
 {
@@ -381,6 +405,7 @@ int main(void)
         TEST(thousands_are_found),
         TEST(like_answers_share_a_request),
         TEST(a_request_has_a_bound),
+        TEST(a_lower_bound_of_the_broker_is_found),
         TEST(answers_wait_for_the_consume),
         TEST(progress_is_told_of_what_is_here),
     };
