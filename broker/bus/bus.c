@@ -25,6 +25,7 @@ void eb_bus_submit(struct eb_bus *bus, struct eb_op *op)
 static void hook_settled(void *ctx)
 {
     struct eb_bus *bus = ctx;
+    eb_due_kick(bus->due);
     eb_lock_take(&bus->settled_lock);
     void (*settled)(void *) = bus->settled;
     void *settled_ctx = bus->settled_ctx;
@@ -51,6 +52,7 @@ void eb_bus_unref(struct eb_bus *bus)
 static void free_parts(struct eb_bus *bus)
 {
     eb_pool_destroy(bus->pool);
+    eb_due_destroy(bus->due);
     eb_autoack_destroy(bus->autoack);
     eb_dispatch_destroy(bus->dispatch);
     eb_table_destroy(bus->table);
@@ -58,6 +60,7 @@ static void free_parts(struct eb_bus *bus)
     eb_consumers_destroy(bus->consumers);
     bus->consumers = NULL;
     bus->pool = NULL;
+    bus->due = NULL;
     bus->autoack = NULL;
     bus->dispatch = NULL;
     bus->table = NULL;
@@ -86,6 +89,8 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
         rc = eb_shared_create(SHARED_BYTES, &bus->shared);
     if (rc == 0)
         rc = eb_dispatch_create(&bus->dispatch);
+    if (rc == 0)
+        rc = eb_due_create(bus, &bus->due);
     if (rc == 0 && config->auto_ack)
         rc = eb_autoack_create(bus, &bus->autoack);
     if (rc == 0)
@@ -97,8 +102,11 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
     if (rc == 0)
         rc = eb_consumers_start(bus->consumers);
     if (rc == 0)
+        rc = eb_due_start(bus->due);
+    if (rc == 0)
         rc = eb_store_start(store, &hooks);
     if (rc < 0) {
+        eb_due_stop(bus->due);
         eb_consumers_halt(bus->consumers);
         if (bus->pool != NULL)
             eb_pool_stop(bus->pool);
@@ -107,6 +115,7 @@ int eb_bus_create(const struct eb_bus_config *config, struct eb_store *store, st
         return rc;
     }
     eb_consumers_go(bus->consumers);
+    eb_due_kick(bus->due);
     *ret = bus;
     return 0;
 }
@@ -119,6 +128,7 @@ void eb_bus_stop(struct eb_bus *bus)
     eb_consumers_halt(bus->consumers);
     while ((session = eb_bus_next_session(bus, session, 0)) != NULL)
         eb_session_close(session);
+    eb_due_stop(bus->due);
     eb_pool_stop(bus->pool);
     eb_autoack_flush(bus->autoack);
 }
@@ -299,6 +309,7 @@ void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret)
     READ(pages);
     READ(shared_hits);
     READ(shared_misses);
+    READ(due);
     ret->shared_bytes = eb_shared_bytes(bus->shared);
     for (size_t i = 0; i < EB_CODE_COUNT; i++)
         READ(publish_refused[i]);

@@ -178,6 +178,7 @@ struct eb_subscribe {
     bool replay; /* starting_seq was given */
     uint64_t starting_seq;
     bool pending_only;
+    bool last; /* first the newest event of each topic; without starting_seq and pending_only */
     bool
         resumes; /* it was there before: what was deleted from starting_seq on is a gap, also from 1 */
     bool has_epoch; /* the epoch text as the client gave it */
@@ -325,5 +326,6 @@ struct eb_bus_counters {
     uint64_t gaps[EB_GAP_DELETED + 1], match_hits, match_misses, pages;
     uint64_t shared_hits, shared_misses,
         shared_bytes; /* pages for streams out of memory, or not; now */
+    uint64_t due;     /* scheduled events that entered the log */
 };
 void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret);

@@ -49,6 +49,13 @@ struct eb_entry {                 /* one pattern of a subscription in the topic 
     struct eb_pattern pattern;    /* [I] */
 };
 
+struct eb_last {    /* a subscription that begins with the newest event of each topic (last.c) */
+    uint64_t upto;  /* [I] once it is in its session's list; 0: it does not, or there is none */
+    bool known;     /* [T] the list was made */
+    uint64_t *seqs; /* [T] rising, malloc'd */
+    size_t count;   /* [T] */
+};
+
 struct eb_sub {
     atomic_uint refs;
     _Atomic uint8_t state; /* [Q] to write, [a] to peek; moves in eb_sub_move_locked only */
@@ -59,7 +66,8 @@ struct eb_sub {
     uint64_t floor;                 /* [Q] live: served up to here when it joined */
     struct eb_stream stream;        /* while it replays */
     struct eb_selection *selection; /* [T] */
-    uint32_t count;                 /* [I] */
+    struct eb_last last;
+    uint32_t count; /* [I] */
     struct eb_entry entries[];
 };
 
@@ -274,6 +282,13 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader);
 struct eb_frame *eb_sub_gap_frame(struct eb_sub *sub, uint64_t from, uint64_t to,
                                   enum eb_gap_reason reason);
 
+/* ---- last.c ---- */
+
+/** A page of the list, for request->from not above last.upto. Thread: the reader whose turn it is. */
+int eb_last_page(struct eb_sub *sub, struct eb_reader *reader,
+                 const struct eb_page_request *request, struct eb_page *page);
+void eb_last_finish(struct eb_last *last);
+
 /* ---- shared.c ---- */
 
 struct eb_shared;
@@ -328,13 +343,25 @@ void eb_autoack_destroy(struct eb_autoack *autoack);
 void eb_autoack_mark(struct eb_autoack *autoack, const struct eb_out *items, size_t count);
 void eb_autoack_flush(struct eb_autoack *autoack);
 
+/* ---- due.c ---- */
+
+struct eb_due;
+int eb_due_create(struct eb_bus *bus, struct eb_due **ret);
+/** Start the thread, which waits until it is kicked: after eb_store_start for what is waiting from the last run. */
+int eb_due_start(struct eb_due *due);
+/** After each commit: something may be due earlier than what is waited for. NULL is fine. Any lock below a leaf's held. */
+void eb_due_kick(struct eb_due *due);
+/** End the thread; the store still runs. Idempotent; NULL is fine. */
+void eb_due_stop(struct eb_due *due);
+void eb_due_destroy(struct eb_due *due);
+
 /* ---- bus.c ---- */
 
 struct eb_bus_atomics { /* relaxed; read by eb_bus_counters */
     _Atomic uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;
     _Atomic uint64_t subscriptions, sessions, lagging, lagged_total, replays_total;
     _Atomic uint64_t gaps[EB_GAP_DELETED + 1], match_hits, match_misses, pages;
-    _Atomic uint64_t replaying, shared_hits, shared_misses;
+    _Atomic uint64_t replaying, shared_hits, shared_misses, due;
 };
 
 struct eb_bus {
@@ -349,6 +376,7 @@ struct eb_bus {
     struct eb_shared *shared;     /* [I] */
     struct eb_autoack *autoack;   /* [I] NULL: off */
     struct eb_consumers *consumers; /* [I] */
+    struct eb_due *due;             /* [I] */
     struct eb_session *settling;    /* [C] sessions with something to settle, one reference each */
     struct eb_bus_atomics counters;
 

@@ -41,7 +41,8 @@ struct turn {
     struct delivery *out;
     size_t count, cap;
     struct eb_frame *live;      /* R5 */
-    struct eb_selection *spent; /* of a subscription that replays no more */
+    struct eb_selection *spent; /* of a subscription that replays no more, */
+    struct eb_last last;        /* with its list */
     int rc;
 };
 
@@ -319,6 +320,10 @@ static int turn_page(struct turn *turn, struct eb_reader *reader, struct eb_sele
 {
     struct eb_bus *bus = turn->session->bus;
     uint64_t deletions = eb_store_deletions(bus->store);
+    if (turn->sub != NULL && turn->request.from <= turn->sub->last.upto) {
+        eb_count(bus->counters.pages, 1);
+        return eb_last_page(turn->sub, reader, &turn->request, &turn->page);
+    }
     if (turn->sub == NULL)
         eb_shared_lags(bus->shared, turn->request.upto);
     if (!turn->request.pending_only &&
@@ -428,6 +433,8 @@ static bool turn_finish_locked(struct turn *turn, int64_t *ret_later)
         if (turn->sub != NULL) {
             turn->spent = turn->sub->selection;
             turn->sub->selection = NULL;
+            turn->last = turn->sub->last;
+            turn->sub->last = (struct eb_last){0};
         }
         return pushed;
     }
@@ -473,6 +480,7 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
     eb_frame_unref(turn.live);
     eb_snapshot_free(turn.snap);
     eb_selection_destroy(turn.spent);
+    eb_last_finish(&turn.last);
     eb_bus_share_rest(session->bus);
     if (later >= 0)
         eb_pool_run_later(session->bus->pool, stream, later); /* keeps the place's reference */

@@ -178,6 +178,11 @@ static void subscribe_at_place(struct eb_op *op)
                           subscribe->starting_seq, last, &start);
     if (subscribe->resumes && !start.epoch_gap)
         start.all_there_is = false;
+    if (subscribe->last) {
+        start.all_there_is = false; /* behind the list everything is due */
+        if (sub != NULL)
+            sub->last.upto = last;
+    }
     bool entered = enter(subscribe, session, sub);
     subscribe->done(subscribe); /* may free it */
     eb_bus_settle(bus);         /* the `ok` is in the queue now (step 3) */
@@ -193,6 +198,10 @@ void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session,
                       struct eb_subscribe *subscribe)
 {
     struct eb_sub *sub = eb_sub_create(session, subscribe->patterns, subscribe->count);
+    if (subscribe->last) { /* a replay from the beginning, of which last.c gives less */
+        subscribe->replay = true;
+        subscribe->starting_seq = 0;
+    }
     if (sub != NULL) {
         sub->pending_only = subscribe->pending_only || eb_session_legacy(session);
         if ((subscribe->replay || subscribe->has_epoch) &&

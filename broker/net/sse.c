@@ -409,6 +409,24 @@ static int parse_event_id(struct eb_subscribe *subscribe, const char *text, size
     return 0;
 }
 
+/* `last=true`: first the newest event of each topic. */
+static int parse_last(struct eb_http_request *request, struct eb_subscribe *subscribe,
+                      struct eb_error *err)
+{
+    const struct eb_param *param = eb_uri_param(&request->uri, "last");
+    char quoted[80];
+    if (!param || strcmp(param->value, "false") == 0)
+        return 0;
+    if (strcmp(param->value, "true") != 0)
+        return eb_fail(err, EB_INVALID_REQUEST, "last is \"%s\": it must be true or false",
+                       eb_quote(quoted, sizeof(quoted), param->value, param->value_len));
+    if (subscribe->replay)
+        return eb_fail(err, EB_INVALID_REQUEST,
+                       "last and starting_seq are both given: one of them says where to begin");
+    subscribe->last = true;
+    return 0;
+}
+
 static int parse(struct eb_http_request *request, struct eb_sse_stream *stream)
 {
     struct eb_error *err = &request->refused;
@@ -430,7 +448,9 @@ static int parse(struct eb_http_request *request, struct eb_sse_stream *stream)
         last = param->value;
         len = param->value_len;
     }
-    return last && len > 0 ? parse_event_id(subscribe, last, len, err) : 0;
+    if (last && len > 0)
+        return parse_event_id(subscribe, last, len, err); /* a reconnection: it goes on */
+    return parse_last(request, subscribe, err);
 }
 
 static struct MHD_Response *head_response(struct MHD_Response *response)

@@ -316,6 +316,23 @@ static int read_seq(const struct eb_json *json, const char *name, int64_t min, u
     return 0;
 }
 
+/* "last": first the newest event of each topic. */
+static int read_last(const struct eb_json *json, struct eb_subscribe *call, struct eb_error *err)
+{
+    uint32_t tok = eb_json_member(json, 0, "last");
+
+    if (!tok || json->tokens[tok].type == EB_JSON_FALSE)
+        return 0;
+    if (json->tokens[tok].type != EB_JSON_TRUE)
+        return eb_fail(err, EB_INVALID_REQUEST, "\"last\" must be true or false");
+    if (call->replay || call->pending_only)
+        return eb_fail(err, EB_INVALID_REQUEST,
+                       "\"last\" goes without \"starting_seq\" and \"pending_only\": it says "
+                       "where to begin, and acknowledged events count");
+    call->last = true;
+    return 0;
+}
+
 static int read_subscribe(struct eb_json *json, struct eb_ws_subscribe *ret, struct eb_error *err)
 {
     struct eb_subscribe *call = &ret->call;
@@ -333,6 +350,8 @@ static int read_subscribe(struct eb_json *json, struct eb_ws_subscribe *ret, str
             return eb_fail(err, EB_INVALID_REQUEST, "\"pending_only\" must be true or false");
         call->pending_only = type == EB_JSON_TRUE;
     }
+    if (read_last(json, call, err) < 0)
+        return -1;
     if (epoch) {
         if (json->tokens[epoch].type != EB_JSON_STRING)
             return eb_fail(err, EB_INVALID_REQUEST, "\"epoch\" must be a string");

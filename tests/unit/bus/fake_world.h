@@ -25,8 +25,8 @@ struct fake_world {
     /* Once, after somebody has looked at eb_bus_visible and before he acts on it: maybe under a session's lock. */
     void (*after_visible)(struct fake_world *world, void *ctx);
     void *ctx;
-    bool shares; /* pages and announced events are kept for others that read (shared.c) */
-    unsigned pages;
+    bool shares;           /* pages and announced events are kept for others that read (shared.c) */
+    unsigned pages, lists; /* reads of events, lists of the newest ones made */
     uint64_t last_page_upto; /* what the last page was asked to look at */
 };
 
@@ -87,7 +87,8 @@ void fake_consume(struct fake_world *
                       world); /* rounds, commits, reads and turns until nothing is left to do now */
 void fake_round(struct fake_world *world); /* one round of all that is due */
 
-#define LIVE UINT64_MAX /* @from: no starting_seq */
+#define LIVE   UINT64_MAX       /* @from: no starting_seq */
+#define NEWEST (UINT64_MAX - 1) /* "last": the newest event of each topic first */
 void fake_subscribe(struct fake_box *box, const char *pattern, uint64_t from);
 void fake_subscribe_epoch(struct fake_box *box, const char *pattern, uint64_t from,
                           const char *epoch);
