@@ -378,8 +378,13 @@ void eb_event_write_json(struct eb_buf *out, const struct eb_event *event,
         eb_json_write_string(out, style->type, strlen(style->type));
         eb_buf_str(out, ",");
     }
-    eb_buf_str(out, "\"seq\":");
-    eb_json_write_u64(out, event->seq);
+    if (style->deliver_at != 0) {
+        eb_buf_printf(out, "\"deliver_at\":%lld,\"scheduled_at\":%lld",
+                      (long long)style->deliver_at, (long long)style->scheduled_at);
+    } else {
+        eb_buf_str(out, "\"seq\":");
+        eb_json_write_u64(out, event->seq);
+    }
     eb_uuid_format(id, event->id);
     eb_buf_str(out, ",\"message_id\":\"");
     eb_buf_add(out, id, EB_UUID_TEXT);
@@ -394,9 +399,13 @@ void eb_event_write_json(struct eb_buf *out, const struct eb_event *event,
         eb_buf_str(out, ",\"ttl\":");
         eb_json_write_i64(out, event->ttl);
     }
-    eb_buf_str(out, ",\"metadata\":{\"timestamp\":");
-    eb_json_write_i64(out, event->timestamp);
-    eb_buf_str(out, ",\"content_type\":");
+    eb_buf_str(out, ",\"metadata\":{");
+    if (style->deliver_at == 0) {
+        eb_buf_str(out, "\"timestamp\":");
+        eb_json_write_i64(out, event->timestamp);
+        eb_buf_str(out, ",");
+    }
+    eb_buf_str(out, "\"content_type\":");
     eb_json_write_string(out, event->content_type, event->content_type_len);
     if (event->headers_len) {
         eb_buf_str(out, ",\"headers\":");

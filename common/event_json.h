@@ -52,6 +52,8 @@ struct eb_event_json_style {
     const char *type;    /* "event" to write "type" first, NULL for HTTP */
     const char *pattern; /* a replaying subscription's pattern beside it, or NULL */
     bool payload_array;  /* older client: bytes that are not UTF-8 as an array of numbers */
+    /* of one that waits until it is due, in place of seq and timestamp, which it has not yet; else 0 */
+    int64_t deliver_at, scheduled_at;
 };
 /** Append the event of 2.2 as one JSON object on one line. */
 void eb_event_write_json(struct eb_buf *out, const struct eb_event *event,

@@ -292,6 +292,21 @@ size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
     return count;
 }
 
+bool eb_bus_listens(struct eb_bus *bus, const char *topic, size_t len)
+{
+    bool found = false;
+    for (int wild = 0; wild < 2 && !found; wild++) {
+        struct eb_match *match = NULL;
+        if (eb_table_match(bus->table, wild, topic, len, &match) < 0)
+            return true; /* out of memory: nobody can say that there is none */
+        for (uint32_t i = 0; match != NULL && i < match->count && !found; i++)
+            found = !match->subs[i]->session->feed && !eb_session_closed(match->subs[i]->session) &&
+                    eb_sub_state(match->subs[i]) != EB_SUB_CLOSED;
+        eb_match_unref(match);
+    }
+    return found || eb_bus_consumer_listens(bus, topic, len);
+}
+
 void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret)
 {
     struct eb_bus_atomics *from = &bus->counters;

@@ -209,6 +209,8 @@ struct eb_request { /* unsubscribe and ack: small enough to share a form */
 void eb_bus_unsubscribe(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);
 /** Plain ack (2.2): op.seq, op.has_id, op.id are set by the caller. @session NULL: the embedding program itself. */
 void eb_bus_ack(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);
+/** Takes a scheduled event back: op.id is set by the caller. err: EB_NOT_FOUND; EB_CONFLICT when it has entered the log. */
+void eb_bus_unschedule(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);
 /** A place in the order and nothing else (a ping behind publishes, a drain at shutdown). */
 void eb_bus_fence(struct eb_bus *bus, struct eb_session *session, struct eb_request *request);
 
@@ -271,6 +273,8 @@ struct eb_read {
         EB_READ_DEAD_SEQS, /* the same as seqs; with `seqs`: which of those it has */
         EB_READ_EVENTS,    /* those of `seqs` */
         EB_READ_FIRST_AT,  /* the first seq of time_ms or later */
+        EB_READ_LAST,      /* the newest event of `topic` */
+        EB_READ_SCHEDULED, /* what waits, behind the place `from` */
     } kind;
     /* page: the same rules as a subscription's replay, gaps included */
     struct eb_pattern *patterns;
@@ -280,7 +284,9 @@ struct eb_read {
     size_t limit, max_bytes;
     bool has_epoch;
     char epoch[40];
-    const char *after;    /* topics */
+    const char *after; /* topics */
+    const char *topic; /* last; borrowed until done */
+    size_t topic_len;
     const uint64_t *seqs; /* events, dead_seqs; borrowed until done */
     size_t seq_count;
     int64_t time_ms;
@@ -299,6 +305,9 @@ struct eb_read {
     int *errs;
     size_t looked_at;
     uint64_t first_seq;
+    struct eb_scheduled *scheduled; /* malloc'd, one reference to each event */
+    size_t scheduled_count;
+    bool more;                          /* scheduled: there may be more behind the last one */
     void (*done)(struct eb_read *read); /* on a reader thread, no lock held */
     void *user;
 };
@@ -319,6 +328,9 @@ uint64_t eb_session_number(struct eb_session *session); /* unique in this proces
 /** Subscriptions behind the place @after (0: from the first), at most @max. Malloc'd; returns count. */
 size_t eb_bus_subscriptions(struct eb_bus *bus, uint64_t after, size_t max,
                             struct eb_subscription_info **ret);
+
+/** Does anybody hear what is published to @topic: a subscription, or a consumer with a worker? */
+bool eb_bus_listens(struct eb_bus *bus, const char *topic, size_t len);
 
 struct eb_bus_counters {
     uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;

@@ -288,6 +288,13 @@ struct eb_frame *eb_sub_gap_frame(struct eb_sub *sub, uint64_t from, uint64_t to
 int eb_last_page(struct eb_sub *sub, struct eb_reader *reader,
                  const struct eb_page_request *request, struct eb_page *page);
 void eb_last_finish(struct eb_last *last);
+/** The newest event of read->topic. 0 or -errno, with read->err where a client is to be told. */
+int eb_read_last(struct eb_reader *reader, struct eb_read *read);
+
+/* ---- scheduled.c ---- */
+
+int eb_read_scheduled(struct eb_reader *reader, struct eb_read *read);
+void eb_read_finish_scheduled(struct eb_read *read);
 
 /* ---- shared.c ---- */
 

@@ -1,5 +1,5 @@
 /*
- * last.c - the pages of a subscription that begins with the newest event of each topic (PROTOCOL 8, "last").
+ * last.c - the newest event of a topic, and the pages of a subscription that begins with that of each (PROTOCOL 8).
  *
  *   seqs of those events, up to the last seq at the subscribe's place | everything behind it, as any replay
  *
@@ -82,4 +82,17 @@ void eb_last_finish(struct eb_last *last)
     free(last->seqs);
     last->seqs = NULL;
     last->count = 0;
+}
+
+int eb_read_last(struct eb_reader *reader, struct eb_read *read)
+{
+    char quoted[300];
+    int rc = eb_reader_last(reader, read->topic, read->topic_len, &read->event);
+    eb_quote(quoted, sizeof(quoted), read->topic, read->topic_len);
+    if (rc == -ENOENT)
+        eb_fail(&read->err, EB_NOT_FOUND, "the topic \"%s\" has no event (any more)", quoted);
+    else if (rc == -EBADMSG)
+        eb_fail(&read->err, EB_NOT_FOUND,
+                "the newest event of \"%s\" is damaged in the log and is not delivered", quoted);
+    return rc;
 }

@@ -160,6 +160,12 @@ void eb_read_do(struct eb_bus *bus, struct eb_reader *reader, struct eb_read *re
     case EB_READ_TOPICS:
         rc = read_topics(reader, read);
         break;
+    case EB_READ_LAST:
+        rc = eb_read_last(reader, read);
+        break;
+    case EB_READ_SCHEDULED:
+        rc = eb_read_scheduled(reader, read);
+        break;
     case EB_READ_EVENTS:
         rc = read_events(reader, read);
         break;
@@ -192,6 +198,7 @@ void eb_read_finish(struct eb_read *read)
     free(read->topics);
     free_events(read->events, read->events != NULL ? read->looked_at : 0);
     free_events(read->dead, read->dead != NULL ? read->dead_count : 0);
+    eb_read_finish_scheduled(read);
     free(read->errs);
     free(read->dead_seqs);
     read->event = NULL;

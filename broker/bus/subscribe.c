@@ -290,6 +290,18 @@ void eb_bus_ack(struct eb_bus *bus, struct eb_session *session, struct eb_reques
     request_submit(bus, session, request, EB_OP_ACK, ack_at_place);
 }
 
+static void unschedule_at_place(struct eb_op *op)
+{
+    struct eb_request *request = eb_container(op, struct eb_request, op);
+    request->err = op->err;
+    request_done(request);
+}
+
+void eb_bus_unschedule(struct eb_bus *bus, struct eb_session *session, struct eb_request *request)
+{
+    request_submit(bus, session, request, EB_OP_UNSCHEDULE, unschedule_at_place);
+}
+
 static void fence_at_place(struct eb_op *op)
 {
     request_done(eb_container(op, struct eb_request, op));

@@ -139,6 +139,14 @@ struct eb_resume {
     struct MHD_Connection *connection;
 };
 
+/* Where the answer to a published request is to go; both become headers of the event. */
+struct eb_reply_to {
+    char topic[48];
+    const char *correlation; /* borrowed */
+    size_t correlation_len;
+    bool given; /* the request has that header already */
+};
+
 struct eb_http_request {
     struct eb_net *net;                /* [I] */
     struct eb_net_listener *listener;  /* [I] NULL: a host's own daemon */
@@ -161,9 +169,10 @@ struct eb_http_request {
     enum MHD_Result (*resumed)(struct eb_http_request *request);
     void *job; /* what the handler keeps over a suspension */
     void (*job_free)(void *job);
-    char media_type[80]; /* a POST's, lower case, without parameters */
-    bool names_event;    /* a header says something of the event (http.c names_event) */
-    char raw[];          /* the URI as it came, then taken apart by uri */
+    char media_type[80];                /* a POST's, lower case, without parameters */
+    const struct eb_reply_to *reply_to; /* while its publish is built, or NULL */
+    bool names_event; /* a header says something of the event (http.c names_event) */
+    char raw[];       /* the URI as it came, then taken apart by uri */
 };
 
 /** End of a request's life. NULL is fine. */
@@ -189,6 +198,10 @@ enum MHD_Result eb_http_fail(struct eb_http_request *request, const struct eb_er
 enum MHD_Result eb_http_queue(struct eb_net *net, struct MHD_Connection *connection,
                               const struct eb_policy *policy, unsigned status,
                               struct MHD_Response *response, bool no_store);
+#define EB_PATH_TOPIC (3 * EB_TOPIC_MAX + 1)
+/** The topic of the path, decoded into @out and checked. -1 with @err. */
+int eb_http_path_topic(struct eb_http_request *request, char out[EB_PATH_TOPIC], size_t *ret_len,
+                       struct eb_error *err);
 /** Value of a request header or NULL; *ret_len its length. */
 const char *eb_http_header(struct eb_http_request *request, const char *name, size_t *ret_len);
 /** Copy the media type of @value (before ';', lower case, trimmed). */
@@ -200,15 +213,44 @@ enum MHD_Result eb_problem_queue(struct eb_net *net, struct MHD_Connection *conn
                                  const struct eb_policy *policy, const struct eb_error *err,
                                  const char *allow);
 
+/* ---- one-off reads (rest_read.c) ---- */
+
+/* What a suspended read keeps; freed with its request. */
+struct eb_read_job {
+    struct eb_read read;
+    struct eb_http_request *request;
+    struct eb_pattern *patterns; /* malloc'd, or NULL */
+    char *text;                  /* the same: what `read` borrows */
+};
+/** NULL: out of memory, which stands in request->refused. */
+struct eb_read_job *eb_read_job_new(struct eb_http_request *request);
+/** Suspend, read; @answer on the request's thread. */
+enum MHD_Result eb_read_job_start(struct eb_read_job *job,
+                                  enum MHD_Result (*answer)(struct eb_http_request *));
+/** Answers read.event, or read.err. */
+enum MHD_Result eb_rest_answer_event(struct eb_http_request *request);
+/** `after` (0: absent) and `limit`. -1 with request->refused. */
+int eb_rest_paging(struct eb_http_request *request, uint64_t *ret_after, uint64_t *ret_limit);
+/** Ends a list: `],"next_after":…}`, null without @more. */
+void eb_rest_write_next(struct eb_buf *out, bool more, uint64_t after);
+
 /* ---- handlers ---- */
 
 enum MHD_Result eb_rest_publish(struct eb_http_request *request);
 int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err);
+/** The request's body as a publish to @topic, nothing submitted. -1 with @err. */
+int eb_rest_publish_build(struct eb_http_request *request, const char *topic, size_t topic_len,
+                          struct eb_publish **ret, struct eb_error *err);
 enum MHD_Result eb_rest_publish_events(struct eb_http_request *request);
 int eb_rest_publish_events_begin(struct eb_http_request *request, struct eb_error *err);
 enum MHD_Result eb_rest_events(struct eb_http_request *request);
 enum MHD_Result eb_rest_event(struct eb_http_request *request);
 enum MHD_Result eb_rest_topics(struct eb_http_request *request);
+enum MHD_Result eb_rest_last(struct eb_http_request *request);
+enum MHD_Result eb_rest_scheduled(struct eb_http_request *request);
+enum MHD_Result eb_rest_unschedule(struct eb_http_request *request);
+enum MHD_Result eb_rest_request(struct eb_http_request *request);
+int eb_rest_request_begin(struct eb_http_request *request, struct eb_error *err);
 enum MHD_Result eb_rest_subscriptions(struct eb_http_request *request);
 enum MHD_Result eb_rest_connections(struct eb_http_request *request);
 enum MHD_Result eb_rest_stats(struct eb_http_request *request);
@@ -217,6 +259,13 @@ enum MHD_Result eb_rest_healthz(struct eb_http_request *request);
 enum MHD_Result eb_rest_readyz(struct eb_http_request *request);
 enum MHD_Result eb_sse_handle(struct eb_http_request *request);
 enum MHD_Result eb_page_handle(struct eb_http_request *request);
+
+/* ---- requests that wait for their reply (rest_request.c) ---- */
+
+/** End those whose time is over; when the next one's is. On the ticker's thread. */
+int64_t eb_calls_tick(struct eb_net *net, int64_t now_ms);
+/** End all, those that are on their way in too: `stopping` is set before. */
+void eb_calls_stop(struct eb_net *net);
 
 /* ---- SSE ---- */
 
@@ -235,6 +284,8 @@ int eb_tick_start(struct eb_net *net);
 void eb_tick_stop(struct eb_net *net);
 /** The thread that resumes takes @resume from here. Any thread. */
 void eb_tick_resume(struct eb_net *net, struct eb_resume *resume);
+/** eb_calls_tick is to be called at @at_ms. Any thread. */
+void eb_tick_call_at(struct eb_net *net, int64_t at_ms);
 /** `settled` of the bus. */
 void eb_tick_settled(void *net);
 
@@ -315,6 +366,7 @@ struct eb_net {
     atomic_uint held;                         /* [a] suspended requests and streams (tick.c T2) */
     bool gate;                                /* [R] shut: no request may be suspended (H4) */
     bool tick_stop, tick_sleeps, tick_linger; /* [R] */
+    int64_t calls_due_ms;                     /* [R] when eb_calls_tick is to be called */
     pthread_t tick;                           /* [I] */
     bool tick_started;
 
@@ -325,6 +377,11 @@ struct eb_net {
         int64_t until_ms;
     } linger[EB_LINGER_MAX]; /* [P] */
     unsigned linger_count;   /* [P] */
+
+    struct eb_lock calls_lock; /* EB_RANK_CONNECTIONS */
+    struct eb_call *calls;     /* requests that wait for their reply; under calls_lock */
+    unsigned call_count;       /* the same */
+    _Atomic uint64_t calls_total, calls_timeout, calls_unheard;
 
     struct eb_lock streams_lock;                  /* EB_RANK_CONNECTIONS */
     struct eb_sse_stream *streams, *streams_tail; /* [S] rising by session number */

@@ -82,6 +82,7 @@ static void net_free(struct eb_net *net)
     eb_lock_finish(&net->resume_lock);
     eb_lock_finish(&net->peers_lock);
     eb_lock_finish(&net->streams_lock);
+    eb_lock_finish(&net->calls_lock);
     pthread_cond_destroy(&net->resume_cond);
     free(net->ws_path);
     free(net);
@@ -93,6 +94,8 @@ static int net_init(struct eb_net *net, const struct eb_net_config *config, stru
     eb_lock_init(&net->resume_lock, EB_RANK_RESUME);
     eb_lock_init(&net->peers_lock, EB_RANK_CONNECTIONS);
     eb_lock_init(&net->streams_lock, EB_RANK_CONNECTIONS);
+    eb_lock_init(&net->calls_lock, EB_RANK_CONNECTIONS);
+    net->calls_due_ms = INT64_MAX;
     eb_cond_init(&net->resume_cond);
     net->bus = bus;
     net->ws_path = strdup(config->ws_path ? config->ws_path : "/ws");
@@ -330,6 +333,7 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
     }
     atomic_store(&net->stopping, true);
     eb_sse_stop(net); /* N2 */
+    eb_calls_stop(net);
     eb_ws_side_stop(net->ws, 1001, deadline);
     wait_until_idle(net, deadline); /* N3 */
     atomic_store(&net->streams_cut, true);

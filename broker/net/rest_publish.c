@@ -55,30 +55,27 @@ static const struct eb_event_limits *limits_of(struct eb_http_request *request)
     return &eb_bus_config(request->net->bus)->limits;
 }
 
-/* The topic of the path, decoded into @out (room for the segment). */
-static int path_topic(struct eb_http_request *request, char *out, size_t *ret_len,
-                      struct eb_error *err)
+int eb_http_path_topic(struct eb_http_request *request, char out[EB_PATH_TOPIC], size_t *ret_len,
+                       struct eb_error *err)
 {
     char quoted[80];
+    if (request->segment_len >= EB_PATH_TOPIC)
+        return eb_fail(err, EB_INVALID_TOPIC, "topic is longer than %d bytes", EB_TOPIC_MAX);
     ptrdiff_t len = eb_percent_decode(out, request->segment, request->segment_len);
     if (len < 0)
         return eb_fail(err, EB_INVALID_TOPIC,
                        "topic \"%s\" has a bad percent-escape: %%XX with two hex digits, not %%00",
                        eb_quote(quoted, sizeof(quoted), request->segment, request->segment_len));
     *ret_len = (size_t)len;
-    return 0;
+    return eb_topic_check(out, (size_t)len, err);
 }
 
 int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err)
 {
-    char topic[3 * EB_TOPIC_MAX + 1];
+    char topic[EB_PATH_TOPIC];
     const char *type = request->media_type;
     size_t len = 0;
-    if (check_encoding(request, err) < 0)
-        return -1;
-    if (request->segment_len >= sizeof(topic))
-        return eb_fail(err, EB_INVALID_TOPIC, "topic is longer than %d bytes", EB_TOPIC_MAX);
-    if (path_topic(request, topic, &len, err) < 0 || eb_topic_check(topic, len, err) < 0)
+    if (check_encoding(request, err) < 0 || eb_http_path_topic(request, topic, &len, err) < 0)
         return -1;
     if (strcmp(type, "application/cloudevents-batch+json") == 0)
         return eb_fail(err, EB_UNSUPPORTED_MEDIA_TYPE,
@@ -191,12 +188,25 @@ static enum MHD_Result one_header(void *ctx, enum MHD_ValueKind kind, const char
     return rc < 0 ? MHD_NO : MHD_YES;
 }
 
+/* Where a request's reply is to go. */
+static int reply_headers(const struct eb_reply_to *reply, struct eb_headers *headers,
+                         struct eb_error *err)
+{
+    if (!reply)
+        return 0;
+    if (eb_headers_add(headers, "reply_to", 8, reply->topic, strlen(reply->topic), err) < 0)
+        return -1;
+    return reply->given ? 0
+                        : eb_headers_add(headers, "correlation_id", 14, reply->correlation,
+                                         reply->correlation_len, err);
+}
+
 static int collect_headers(struct eb_http_request *request, struct eb_headers *headers,
                            struct eb_ce_core *core, struct eb_error *err)
 {
     struct header_walk walk = {.request = request, .headers = headers, .core = core, .err = err};
     if (!request->names_event)
-        return 0;
+        return reply_headers(request->reply_to, headers, err);
     MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, one_header, &walk);
     int rc = walk.failed ? -1 : 0;
     if (rc == 0 && walk.tracestate.len > 0)
@@ -206,7 +216,7 @@ static int collect_headers(struct eb_http_request *request, struct eb_headers *h
         rc = eb_headers_add(headers, "baggage", 7, walk.baggage.data, walk.baggage.len, err);
     eb_buf_finish(&walk.tracestate);
     eb_buf_finish(&walk.baggage);
-    return rc;
+    return rc == 0 ? reply_headers(request->reply_to, headers, err) : rc;
 }
 
 static int header_ttl(struct eb_http_request *request, int64_t *ret, struct eb_error *err)
@@ -620,22 +630,30 @@ static enum MHD_Result submit(struct eb_http_request *request, struct eb_publish
     return MHD_YES;
 }
 
+int eb_rest_publish_build(struct eb_http_request *request, const char *topic, size_t topic_len,
+                          struct eb_publish **ret, struct eb_error *err)
+{
+    struct eb_json json;
+    int rc;
+    if (strcmp(request->media_type, "application/cloudevents+json") != 0) {
+        *ret = new_publish(1, false, err);
+        return *ret ? publish_raw(request, *ret, topic, topic_len, err) : -1;
+    }
+    eb_json_init(&json);
+    rc = publish_cloudevents(request, &json, false, topic, topic_len, ret, err);
+    eb_json_finish(&json);
+    return rc;
+}
+
 enum MHD_Result eb_rest_publish(struct eb_http_request *request)
 {
     struct eb_error err = {.index = -1};
-    struct eb_json json;
     struct eb_publish *publish = NULL;
-    char topic[3 * EB_TOPIC_MAX + 1];
+    char topic[EB_PATH_TOPIC];
     size_t topic_len = 0;
-    eb_json_init(&json);
-    int rc = path_topic(request, topic, &topic_len, &err);
-    if (rc == 0 && strcmp(request->media_type, "application/cloudevents+json") == 0) {
-        rc = publish_cloudevents(request, &json, false, topic, topic_len, &publish, &err);
-    } else if (rc == 0) {
-        publish = new_publish(1, false, &err);
-        rc = publish ? publish_raw(request, publish, topic, topic_len, &err) : -1;
-    }
-    eb_json_finish(&json);
+    int rc = eb_http_path_topic(request, topic, &topic_len, &err);
+    if (rc == 0)
+        rc = eb_rest_publish_build(request, topic, topic_len, &publish, &err);
     if (rc == 0)
         return submit(request, publish);
     eb_publish_destroy(publish);

@@ -18,28 +18,23 @@
 
 /* ---- the job of a suspended read ---- */
 
-struct read_job {
-    struct eb_read read;
-    struct eb_http_request *request;
-    struct eb_pattern *patterns;
-};
-
 static void job_free(void *ctx)
 {
-    struct read_job *job = ctx;
+    struct eb_read_job *job = ctx;
     eb_read_finish(&job->read);
     free(job->patterns);
+    free(job->text);
     free(job);
 }
 
 static void read_done(struct eb_read *read)
 {
-    eb_http_resume_soon(((struct read_job *)read->user)->request);
+    eb_http_resume_soon(((struct eb_read_job *)read->user)->request);
 }
 
-static struct read_job *new_job(struct eb_http_request *request)
+struct eb_read_job *eb_read_job_new(struct eb_http_request *request)
 {
-    struct read_job *job = calloc(1, sizeof(*job));
+    struct eb_read_job *job = calloc(1, sizeof(*job));
     if (!job) {
         eb_fail(&request->refused, EB_UNAVAILABLE, "out of memory");
         return NULL;
@@ -52,8 +47,8 @@ static struct read_job *new_job(struct eb_http_request *request)
     return job;
 }
 
-static enum MHD_Result start(struct read_job *job,
-                             enum MHD_Result (*answer)(struct eb_http_request *))
+enum MHD_Result eb_read_job_start(struct eb_read_job *job,
+                                  enum MHD_Result (*answer)(struct eb_http_request *))
 {
     struct eb_http_request *request = job->request;
     if (!eb_http_suspend(request, answer)) {
@@ -66,7 +61,7 @@ static enum MHD_Result start(struct read_job *job,
 
 /* ---- GET /v1/events ---- */
 
-static void write_gap(struct eb_buf *out, const struct read_job *job,
+static void write_gap(struct eb_buf *out, const struct eb_read_job *job,
                       const struct eb_page_item *gap)
 {
     eb_buf_str(out, ",\"gap\":{");
@@ -117,7 +112,7 @@ static uint64_t write_events(struct eb_buf *out, const struct eb_page *page,
 
 static enum MHD_Result answer_events(struct eb_http_request *request)
 {
-    struct read_job *job = request->job;
+    struct eb_read_job *job = request->job;
     if (job->read.err.code != EB_OK)
         return eb_http_fail(request, &job->read.err);
     struct eb_buf body = EB_BUF_INIT;
@@ -133,7 +128,7 @@ static enum MHD_Result answer_events(struct eb_http_request *request)
     return eb_http_json(request, 200, &body);
 }
 
-static int parse_events(struct eb_http_request *request, struct read_job *job)
+static int parse_events(struct eb_http_request *request, struct eb_read_job *job)
 {
     struct eb_error *err = &request->refused;
     uint64_t limit = LIMIT_DEFAULT, from = 1;
@@ -156,18 +151,18 @@ static int parse_events(struct eb_http_request *request, struct read_job *job)
 
 enum MHD_Result eb_rest_events(struct eb_http_request *request)
 {
-    struct read_job *job = new_job(request);
+    struct eb_read_job *job = eb_read_job_new(request);
     if (!job || parse_events(request, job) < 0)
         return eb_http_fail(request, &request->refused);
-    return start(job, answer_events);
+    return eb_read_job_start(job, answer_events);
 }
 
 /* ---- GET /v1/events/{seq} ---- */
 
-static enum MHD_Result answer_event(struct eb_http_request *request)
+enum MHD_Result eb_rest_answer_event(struct eb_http_request *request)
 {
     static const struct eb_event_json_style style = {0};
-    struct read_job *job = request->job;
+    struct eb_read_job *job = request->job;
     if (job->read.err.code != EB_OK)
         return eb_http_fail(request, &job->read.err);
     if (!job->read.event) {
@@ -190,19 +185,19 @@ enum MHD_Result eb_rest_event(struct eb_http_request *request)
                 eb_quote(quoted, sizeof(quoted), request->segment, request->segment_len));
         return eb_http_fail(request, &request->refused);
     }
-    struct read_job *job = new_job(request);
+    struct eb_read_job *job = eb_read_job_new(request);
     if (!job)
         return eb_http_fail(request, &request->refused);
     job->read.kind = EB_READ_EVENT;
     job->read.from = seq;
-    return start(job, answer_event);
+    return eb_read_job_start(job, eb_rest_answer_event);
 }
 
 /* ---- lists ---- */
 
 static enum MHD_Result answer_topics(struct eb_http_request *request)
 {
-    struct read_job *job = request->job;
+    struct eb_read_job *job = request->job;
     if (job->read.err.code != EB_OK)
         return eb_http_fail(request, &job->read.err);
     struct eb_buf body = EB_BUF_INIT;
@@ -226,7 +221,7 @@ static enum MHD_Result answer_topics(struct eb_http_request *request)
 enum MHD_Result eb_rest_topics(struct eb_http_request *request)
 {
     uint64_t limit = LIMIT_DEFAULT;
-    struct read_job *job = new_job(request);
+    struct eb_read_job *job = eb_read_job_new(request);
     if (!job ||
         eb_uri_number(&request->uri, "limit", 1, LIMIT_MAX, &limit, NULL, &request->refused) < 0)
         return eb_http_fail(request, &request->refused);
@@ -234,10 +229,10 @@ enum MHD_Result eb_rest_topics(struct eb_http_request *request)
     job->read.kind = EB_READ_TOPICS;
     job->read.limit = (size_t)limit;
     job->read.after = after ? after->value : NULL;
-    return start(job, answer_topics);
+    return eb_read_job_start(job, answer_topics);
 }
 
-static int paging(struct eb_http_request *request, uint64_t *ret_after, uint64_t *ret_limit)
+int eb_rest_paging(struct eb_http_request *request, uint64_t *ret_after, uint64_t *ret_limit)
 {
     *ret_after = 0;
     *ret_limit = LIMIT_DEFAULT;
@@ -249,7 +244,7 @@ static int paging(struct eb_http_request *request, uint64_t *ret_after, uint64_t
                : 0;
 }
 
-static void write_next(struct eb_buf *out, bool more, uint64_t after)
+void eb_rest_write_next(struct eb_buf *out, bool more, uint64_t after)
 {
     if (more)
         eb_buf_printf(out, "],\"next_after\":%llu}", (unsigned long long)after);
@@ -261,7 +256,7 @@ enum MHD_Result eb_rest_subscriptions(struct eb_http_request *request)
 {
     uint64_t after, limit;
     struct eb_bus *bus = request->net->bus;
-    if (paging(request, &after, &limit) < 0)
+    if (eb_rest_paging(request, &after, &limit) < 0)
         return eb_http_fail(request, &request->refused);
     struct eb_subscription_info *rows = NULL;
     size_t count = eb_bus_subscriptions(bus, after, (size_t)limit, &rows);
@@ -274,7 +269,7 @@ enum MHD_Result eb_rest_subscriptions(struct eb_http_request *request)
         eb_buf_printf(&body, ",\"state\":\"%s\",\"cursor\":%llu}", rows[i].state,
                       (unsigned long long)rows[i].cursor);
     }
-    write_next(&body, count == limit, count > 0 ? rows[count - 1].place : 0);
+    eb_rest_write_next(&body, count == limit, count > 0 ? rows[count - 1].place : 0);
     free(rows);
     return eb_http_json(request, 200, &body);
 }
@@ -297,7 +292,7 @@ enum MHD_Result eb_rest_connections(struct eb_http_request *request)
 {
     uint64_t after, limit, last = 0;
     struct eb_net *net = request->net;
-    if (paging(request, &after, &limit) < 0)
+    if (eb_rest_paging(request, &after, &limit) < 0)
         return eb_http_fail(request, &request->refused);
     struct eb_connection_info *sockets = NULL, *streams = NULL;
     size_t socket_count = eb_ws_connections(net->ws, after, (size_t)limit, &sockets);
@@ -314,7 +309,7 @@ enum MHD_Result eb_rest_connections(struct eb_http_request *request)
         write_connection(&body, info);
         last = info->session;
     }
-    write_next(&body, count == limit, last);
+    eb_rest_write_next(&body, count == limit, last);
     free(sockets);
     free(streams);
     return eb_http_json(request, 200, &body);

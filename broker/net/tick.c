@@ -81,6 +81,26 @@ void eb_tick_settled(void *ctx)
     resume_all(net, list);
 }
 
+void eb_tick_call_at(struct eb_net *net, int64_t at_ms)
+{
+    eb_lock_take(&net->resume_lock);
+    if (at_ms < net->calls_due_ms) {
+        net->calls_due_ms = at_ms;
+        net->tick_sleeps = false;
+        pthread_cond_broadcast(&net->resume_cond);
+    }
+    eb_lock_drop(&net->resume_lock);
+}
+
+/* True: eb_calls_tick is to be called now. */
+static bool calls_due_locked(struct eb_net *net, int64_t now)
+{
+    bool due = net->calls_due_ms <= now;
+    if (due)
+        net->calls_due_ms = INT64_MAX;
+    return due;
+}
+
 static void look_at_the_clock(struct eb_net *net)
 {
     int64_t now = eb_mono_ms();
@@ -101,16 +121,20 @@ static void *tick_main(void *ctx)
         lingering |= net->tick_linger;
         net->tick_linger = false;
         int64_t now = eb_mono_ms();
-        if (!list && now < next_ms) {
-            int64_t until = lingering && now + LINGER_MS < next_ms ? now + LINGER_MS : next_ms;
+        int64_t wake_ms = net->calls_due_ms < next_ms ? net->calls_due_ms : next_ms;
+        if (!list && now < wake_ms) {
+            int64_t until = lingering && now + LINGER_MS < wake_ms ? now + LINGER_MS : wake_ms;
             net->tick_sleeps = true;
             eb_cond_wait(&net->resume_cond, &net->resume_lock, until);
             net->tick_sleeps = false;
             if (!lingering)
                 continue;
         }
+        bool calls = calls_due_locked(net, now);
         eb_lock_drop(&net->resume_lock);
         resume_all(net, list);
+        if (calls)
+            eb_tick_call_at(net, eb_calls_tick(net, now));
         lingering = eb_linger_tick(net, now);
         if (now >= next_ms) {
             look_at_the_clock(net);
