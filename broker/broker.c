@@ -24,6 +24,7 @@ static void store_config(const struct eb_settings *s, struct eb_store_config *re
         .acked_retention_ms = s->acked_retention,
         .min_free = s->min_free,
         .new_epoch = s->new_epoch,
+        .max_scheduled = s->max_scheduled,
     };
 }
 

@@ -110,6 +110,10 @@ static const struct setting table[] = {
     {"dedupe_max", KIND_COUNT, AT(dedupe_max), "1000000", 0, 100000000, NULL, true, true,
      "Message ids remembered at most; beyond it the oldest go early, counted.",
      "63 MB at the most."},
+    {"max_scheduled", KIND_COUNT, AT(max_scheduled), "1000000", 0, 100000000, NULL, true, false,
+     "Events that wait until they are due (deliver_at, delay); beyond it a publish for later is "
+     "refused.",
+     "They cost disk only; a bound for a publisher in a loop."},
     {"default_ttl", KIND_SECONDS, AT(default_ttl), "0", 0, MAX_TIME / 1000, NULL, true, false,
      "Time to live of events published without a ttl; 0: they do not expire.",
      "Nothing is deleted unless asked for."},

@@ -26,6 +26,7 @@ struct eb_settings {
     uint64_t max_connections, max_http_connections, max_subscriptions;
     uint64_t max_open_requests, max_open_bytes, max_unsent_answers;
     uint64_t dedupe_window, dedupe_max;
+    uint64_t max_scheduled;
     uint64_t default_ttl;
     uint64_t retention_age, retention_bytes, retention_events;
     int64_t acked_retention; /* -1: off */

@@ -107,7 +107,15 @@ static void write_bus(struct eb_buf *out, struct eb_bus *bus)
             "Pages for subscribers not found there.");
     gauge(out, "eventbus_shared_page_bytes", (double)c.shared_bytes,
           "Events kept for subscribers that read the log.");
+    counter(out, "eventbus_scheduled_due_total", c.due,
+            "Events that waited until they were due and entered the log.");
     counter(out, "eventbus_reader_pages_total", c.pages, "Pages of the log read for subscribers.");
+}
+
+static double late_seconds(int64_t next_due)
+{
+    int64_t now = eb_wall_ms();
+    return next_due < now ? (double)(now - next_due) / 1e3 : 0;
 }
 
 static void write_store(struct eb_buf *out, struct eb_store *store)
@@ -130,6 +138,9 @@ static void write_store(struct eb_buf *out, struct eb_store *store)
     gauge(out, "eventbus_dedupe_ids", (double)i.dedupe_ids, "Message ids remembered.");
     gauge(out, "eventbus_dedupe_oldest_seconds", (double)i.dedupe_oldest_ms / 1e3,
           "Age of the oldest remembered id.");
+    gauge(out, "eventbus_scheduled", (double)i.scheduled, "Events that wait until they are due.");
+    gauge(out, "eventbus_scheduled_late_seconds", late_seconds(eb_store_next_due(store)),
+          "How long the first of them has been due; more than a second or two: it cannot enter.");
     counter(out, "eventbus_commits_total", c.commits, "Transactions committed.");
     counter(out, "eventbus_commit_failures_total", c.commit_failures, "Transactions that failed.");
     counter(out, "eventbus_messages_stored_total", c.stored, "Events written to the log.");

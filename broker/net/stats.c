@@ -12,7 +12,7 @@ static void member(struct eb_buf *out, const char *name, uint64_t value)
     eb_buf_printf(out, ",\"%s\":%llu", name, (unsigned long long)value);
 }
 
-static void write_log(struct eb_buf *out, const struct eb_store_info *info)
+static void write_log(struct eb_buf *out, const struct eb_store_info *info, int64_t next_due)
 {
     eb_buf_printf(out, ",\"epoch\":\"%s\",\"storage\":\"%s\",\"durability\":\"%s\"", info->epoch,
                   info->memory ? "memory" : "sqlite",
@@ -30,6 +30,11 @@ static void write_log(struct eb_buf *out, const struct eb_store_info *info)
     member(out, "deleted_upto", info->deleted_upto);
     member(out, "dedupe_ids", info->dedupe_ids);
     member(out, "dedupe_oldest_s", (uint64_t)info->dedupe_oldest_ms / 1000);
+    member(out, "scheduled", info->scheduled);
+    if (next_due == INT64_MAX)
+        eb_buf_str(out, ",\"next_due\":null");
+    else
+        member(out, "next_due", (uint64_t)next_due);
     eb_buf_printf(out, ",\"storage_full\":%s,\"read_only\":%s", info->full ? "true" : "false",
                   info->read_only ? "true" : "false");
     if (info->trouble[0]) {
@@ -54,7 +59,7 @@ enum MHD_Result eb_rest_stats(struct eb_http_request *request)
 
     eb_buf_printf(&body, "{\"version\":\"%s\",\"uptime_s\":%lld", EB_VERSION,
                   (long long)(eb_mono_ms() - net->started_ms) / 1000);
-    write_log(&body, &info);
+    write_log(&body, &info, eb_store_next_due(eb_bus_store(net->bus)));
     member(&body, "connections", ws.connections);
     member(&body, "streams", streams);
     member(&body, "subscriptions", bus.subscriptions);
