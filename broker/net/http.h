@@ -250,7 +250,6 @@ enum MHD_Result eb_rest_last(struct eb_http_request *request);
 enum MHD_Result eb_rest_scheduled(struct eb_http_request *request);
 enum MHD_Result eb_rest_unschedule(struct eb_http_request *request);
 enum MHD_Result eb_rest_request(struct eb_http_request *request);
-int eb_rest_request_begin(struct eb_http_request *request, struct eb_error *err);
 enum MHD_Result eb_rest_subscriptions(struct eb_http_request *request);
 enum MHD_Result eb_rest_connections(struct eb_http_request *request);
 enum MHD_Result eb_rest_stats(struct eb_http_request *request);

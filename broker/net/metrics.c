@@ -230,6 +230,16 @@ static void write_http(struct eb_buf *out, struct eb_net *net)
     counter(out, "eventbus_http_slow_closed_total", atomic_load(&net->slow_closed),
             "Connections closed for a request that took longer than request_timeout.");
     gauge(out, "eventbus_streams", streams, "SSE streams open now.");
+    counter(out, "eventbus_requests_total", atomic_load(&net->calls_total),
+            "Requests published by POST /v1/topics/{topic}/request.");
+    counter(out, "eventbus_requests_timeout_total", atomic_load(&net->calls_timeout),
+            "Of them those that nobody answered in time.");
+    counter(out, "eventbus_requests_unheard_total", atomic_load(&net->calls_unheard),
+            "Requests that were not published, as nobody listened.");
+    eb_lock_take(&net->calls_lock);
+    unsigned calls = net->call_count;
+    eb_lock_drop(&net->calls_lock);
+    gauge(out, "eventbus_requests_waiting", calls, "Requests that wait for their reply now.");
     counter(out, "eventbus_streams_total", atomic_load(&net->sse_total),
             "SSE streams ever opened.");
     counter(out, "eventbus_stream_messages_total", atomic_load(&net->sse_events),

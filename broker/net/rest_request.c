@@ -43,10 +43,11 @@ struct eb_call {
     int64_t until_ms;                /* [I] monotonic */
     struct eb_pattern pattern;       /* [I] the reply's topic */
     struct eb_subscribe subscribe;
-    struct eb_error err;    /* whose end it was */
-    struct eb_event *reply; /* one reference */
-    size_t correlation_len; /* [I] */
-    char correlation[];     /* [I] */
+    struct eb_error err;               /* whose end it was */
+    struct eb_event *reply;            /* one reference */
+    char message_id[EB_UUID_TEXT + 1]; /* [I] the request's */
+    size_t correlation_len;            /* [I] */
+    char correlation[];                /* [I] */
 };
 
 static void call_unref(struct eb_call *call)
@@ -79,14 +80,22 @@ static void end_with(struct eb_call *call, enum eb_code code, const char *why)
 
 /* ---- the reply ---- */
 
-/* A reply that names another request's correlation_id is not ours; one that names none is. */
+static bool is_text(const struct eb_buf *value, const char *text, size_t len)
+{
+    return value->len == len && (len == 0 || memcmp(value->data, text, len) == 0);
+}
+
+/*
+ * A reply with the request's correlation_id, or with its message id in that place, is ours, and so is one that names
+ * none; one that names another is passed over.
+ */
 static bool is_ours(const struct eb_call *call, const struct eb_event *event)
 {
     struct eb_buf value = EB_BUF_INIT;
     bool ours = event->headers_len == 0 ||
                 !eb_headers_get(event->headers, event->headers_len, "correlation_id", &value) ||
-                (value.len == call->correlation_len &&
-                 memcmp(value.data, call->correlation, value.len) == 0);
+                is_text(&value, call->correlation, call->correlation_len) ||
+                is_text(&value, call->message_id, EB_UUID_TEXT);
     eb_buf_finish(&value);
     return ours;
 }
@@ -220,28 +229,37 @@ static bool is_line(const char *value, size_t len)
     return true;
 }
 
+/* One header of the reply, as Event-Header-NAME; returns the room it took. */
+static size_t add_header(struct MHD_Response *response, const char *name, size_t len,
+                         const char *value, size_t value_len, size_t room)
+{
+    char line[300] = "Event-Header-";
+    size_t head = strlen(line), size = head + len + value_len + 4;
+    if (size > room || len >= sizeof(line) - head || !is_token(name, len) ||
+        !is_line(value, value_len))
+        return 0;
+    char *text = strndup(value, value_len);
+    if (!text)
+        return 0;
+    memcpy(line + head, name, len);
+    line[head + len] = 0;
+    MHD_add_response_header(response, line, text);
+    free(text);
+    return size;
+}
+
 static void add_headers(struct MHD_Response *response, const struct eb_event *event)
 {
     struct eb_json json;
     struct eb_error err;
-    size_t total = 0;
+    size_t room = HEADERS_MAX;
     eb_json_init(&json);
     if (eb_json_parse(&json, event->headers, event->headers_len, &err) == 0) {
         for (uint32_t i = 1; i < json.tokens[0].next; i = json.tokens[i + 1].next) {
-            char line[300] = "Event-Header-", *text;
-            size_t len, value_len, head = strlen(line);
+            size_t len, value_len;
             const char *name = eb_json_string(&json, i, &len);
             const char *value = eb_json_string(&json, i + 1, &value_len);
-            total += head + len + value_len + 4;
-            if (!is_token(name, len) || !is_line(value, value_len) || len >= sizeof(line) - head ||
-                total > HEADERS_MAX)
-                continue;
-            memcpy(line + head, name, len);
-            line[head + len] = 0;
-            text = strndup(value, value_len);
-            if (text)
-                MHD_add_response_header(response, line, text);
-            free(text);
+            room -= add_header(response, name, len, value, value_len, room);
         }
     }
     eb_json_finish(&json);
@@ -314,7 +332,7 @@ static int read_timeout(struct eb_http_request *request, int64_t *ret_ms)
 }
 
 static struct eb_call *new_call(struct eb_http_request *request, const struct eb_reply_to *reply,
-                                int64_t timeout_ms)
+                                const struct eb_publish *publish, int64_t timeout_ms)
 {
     struct eb_call *call = calloc(1, sizeof(*call) + reply->correlation_len);
     if (!call)
@@ -326,6 +344,7 @@ static struct eb_call *new_call(struct eb_http_request *request, const struct eb
     call->err = (struct eb_error){.code = EB_OK, .index = -1};
     memcpy(call->correlation, reply->correlation, reply->correlation_len);
     call->correlation_len = reply->correlation_len;
+    eb_uuid_format(call->message_id, publish->op.events[0]->id);
     call->subscribe.patterns = &call->pattern;
     call->subscribe.count = 1;
     call->subscribe.done = subscribed;
@@ -420,7 +439,7 @@ enum MHD_Result eb_rest_request(struct eb_http_request *request)
     request->reply_to = NULL;
     struct eb_call *call = NULL;
     if (rc == 0 && check(request, publish, topic, len) == 0) {
-        call = new_call(request, &reply, timeout_ms);
+        call = new_call(request, &reply, publish, timeout_ms);
         if (!call)
             eb_fail(&request->refused, EB_UNAVAILABLE, "out of memory");
     }

@@ -8,7 +8,7 @@ static const struct eb_route ROUTES[] = {
     {"/v1/topics/{}/events", EB_METHOD_POST, .post = eb_rest_publish,
      .post_begin = eb_rest_publish_begin},
     {"/v1/topics/{}/request", EB_METHOD_POST, .post = eb_rest_request,
-     .post_begin = eb_rest_request_begin},
+     .post_begin = eb_rest_publish_begin},
     {"/v1/topics/{}/last", EB_METHOD_GET, .get = eb_rest_last},
     {"/v1/events", EB_METHOD_GET | EB_METHOD_POST, .get = eb_rest_events,
      .post = eb_rest_publish_events, .post_begin = eb_rest_publish_events_begin},
