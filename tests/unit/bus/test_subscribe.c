@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "tests/unit/bus/fake_world.h"
 
 #define OURS  "11111111-2222-4333-8444-555555555555"
@@ -300,6 +301,96 @@ static void publish_checks_its_drafts(void **unused)
     fake_close(w);
 }
 
+static const struct eb_op_ask *asked(struct fake_world *w, struct eb_publish **ret, size_t max,
+                                     const struct eb_draft *draft)
+{
+    struct eb_error err;
+    if (*ret == NULL) {
+        *ret = eb_publish_create(max);
+        (*ret)->batch = max > 1;
+    }
+    if (eb_publish_add(w->bus, *ret, draft, &err) < 0)
+        fail_msg("%s", err.message);
+    return (*ret)->op.asks;
+}
+
+/* What a draft asks beside stands at its member's place; what is over is asked for now; nothing costs nothing. */
+static void publish_keeps_what_its_drafts_ask(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct eb_draft plain = {.topic = "a", .topic_len = 1, .payload = "", .ttl = EB_TTL_UNSET};
+    struct eb_draft later = plain, over = plain, expecting = plain;
+    struct eb_publish *one = NULL, *batch = NULL;
+    w->shares = true; /* a log with a file */
+    later.deliver_at_ms = eb_wall_ms() + 60000;
+    over.deliver_at_ms = 1;
+    expecting.has_expected = true;
+    expecting.expected = 7;
+    assert_null(asked(w, &one, 1, &plain));
+    eb_publish_destroy(one);
+    one = NULL;
+    assert_int_equal(asked(w, &one, 1, &later)[0].due_ms, later.deliver_at_ms);
+    eb_publish_destroy(one);
+    asked(w, &batch, 4, &plain);
+    asked(w, &batch, 4, &expecting);
+    asked(w, &batch, 4, &over);
+    const struct eb_op_ask *asks = asked(w, &batch, 4, &later);
+    assert_true(!asks[0].has_expected && asks[0].due_ms == 0);
+    assert_true(asks[1].has_expected && asks[1].expected == 7 && asks[1].due_ms == 0);
+    assert_true(!asks[2].has_expected && asks[2].due_ms == 0);
+    assert_true(!asks[3].has_expected && asks[3].due_ms == later.deliver_at_ms);
+    eb_publish_destroy(batch);
+    w->shares = false; /* one in memory keeps nothing for later */
+    refused(w, &later, EB_INVALID_REQUEST);
+    refused(w, &over, EB_INVALID_REQUEST);
+    fake_close(w);
+}
+
+/* Replies live a minute, whatever was asked, and only theirs do. */
+static void replies_have_a_ttl_of_their_own(void **unused)
+{
+    static const struct {
+        const char *topic;
+        int64_t ttl;
+    } cases[] = {{"_reply.x", 60}, {"_reply", 60}, {"_replyx.y", 5}, {"a._reply", 5}, {"_rep", 5}};
+    struct fake_world *w = fake_open(NULL);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct eb_draft draft = {
+            .topic = cases[i].topic, .topic_len = strlen(cases[i].topic), .payload = "", .ttl = 5};
+        struct eb_publish *publish = NULL;
+        asked(w, &publish, 1, &draft);
+        assert_int_equal(publish->op.events[0]->ttl, cases[i].ttl);
+        eb_publish_destroy(publish);
+    }
+    fake_close(w);
+}
+
+/* Who replays, lags or is live hears it; who has left, was closed or is a consumer's feed does not. */
+static void who_listens(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct fake_box *box = fake_box(w, false), *feed = fake_box(w, true);
+    eb_session_set_feed(feed->session);
+    fake_subscribe(feed, "a.*", LIVE);
+    commit_and_drain(box);
+    assert_false(eb_bus_listens(w->bus, "a.b", 3));
+    fake_subscribe(box, "a.b", LIVE);
+    commit_and_drain(box);
+    assert_true(eb_bus_listens(w->bus, "a.b", 3));
+    assert_false(eb_bus_listens(w->bus, "a.c", 3));
+    fake_unsubscribe(box, "a.b");
+    commit_and_drain(box);
+    assert_false(eb_bus_listens(w->bus, "a.b", 3));
+    fake_subscribe(box, "#", 0);
+    commit_and_drain(box);
+    assert_true(eb_bus_listens(w->bus, "a.c", 3));
+    assert_false(eb_bus_listens(w->bus, "_reply.x", 8));
+    fake_box_close(box);
+    assert_false(eb_bus_listens(w->bus, "a.c", 3));
+    fake_box_close(feed);
+    fake_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -316,6 +407,9 @@ int main(void)
         cmocka_unit_test(one_subscription_of_several_patterns),
         cmocka_unit_test(subscriptions_are_listed),
         cmocka_unit_test(publish_checks_its_drafts),
+        cmocka_unit_test(publish_keeps_what_its_drafts_ask),
+        cmocka_unit_test(replies_have_a_ttl_of_their_own),
+        cmocka_unit_test(who_listens),
     };
     return cmocka_run_group_tests_name("bus/subscribe", tests, NULL, NULL);
 }
