@@ -312,6 +312,17 @@ int eb_reader_first_at(struct eb_reader *reader, int64_t time_ms, uint64_t *ret)
     return 0;
 }
 
+int eb_reader_last(struct eb_reader *reader, const char *topic, size_t len, struct eb_event **ret)
+{
+    return -ENOENT;
+}
+
+ptrdiff_t eb_reader_scheduled(struct eb_reader *reader, uint64_t after, struct eb_scheduled *ret,
+                              size_t max)
+{
+    return 0;
+}
+
 int eb_reader_topics(struct eb_reader *reader, const char *after, struct eb_topic_info *out,
                      size_t max)
 {
