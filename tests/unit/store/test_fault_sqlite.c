@@ -8,6 +8,35 @@
 
 #define STEPS 6
 
+/* What waits until it is due (PROTOCOL 8): two come, one is taken back, one is taken off as due. */
+static int step_scheduled(struct log_fixture *fx, int number)
+{
+    const struct eb_engine_ops *ops = fx->engine->ops;
+    struct eb_event *event = fx_event(fx, "later", "x", 0), *due[4];
+    size_t count = 0;
+    bool more;
+    int rc = 0;
+
+    fx->next_seq--;
+    for (uint8_t i = 1; i <= 2 && number == 1 && rc == 0; i++) {
+        memset(event->id, i, 16);
+        rc = ops->schedule(fx->engine, event, fx->now + i, fx->now);
+    }
+    memset(event->id, 1, 16);
+    if (number == 2)
+        rc = ops->unschedule(fx->engine, event->id);
+    if (number == 5)
+        rc = ops->due(fx->engine, fx->now + 10, due, 4, &count, &more);
+    if (number == 5 && rc == 0) {
+        assert_int_equal(count, 1);
+        assert_false(more);
+        assert_int_equal(due[0]->id[0], 2);
+        eb_event_unref(due[0]);
+    }
+    eb_event_unref(event);
+    return rc;
+}
+
 /* One step of the script, all or nothing; -errno when it failed and was rolled back. */
 static int step(struct log_fixture *fx, int number, int attempt)
 {
@@ -21,17 +50,21 @@ static int step(struct log_fixture *fx, int number, int attempt)
     for (int i = 0; i < 3 && rc == 0; i++) {
         char payload[64];
         snprintf(payload, sizeof(payload), "step %d attempt %d", number, attempt);
-        struct eb_event *event = fx_event(fx, i ? "a.b" : "c", payload, i == 2 ? 1 : 0);
+        const char *topic = i == 0 ? "c" : i == 1 ? "a.b" : number % 2 ? "_reply.x" : "_reply.y";
+        struct eb_event *event = fx_event(fx, topic, payload, i == 2 ? 1 : 0);
         rc = ops->append(fx->engine, &event, 1);
         eb_event_unref(event);
     }
+    if (rc == 0)
+        rc = step_scheduled(fx, number);
     if (rc == 0 && number == 3)
         rc = ops->ack(fx->engine, 2, fx->now);
     if (rc == 0 && number == 4)
-        rc = ops->trim(fx->engine,
-                       &(struct eb_trim_request){
-                           .now_ms = fx->now, .acked_ms = -1, .max_events = 12, .max_rows = 100},
-                       &result);
+        rc = ops->trim(
+            fx->engine,
+            &(struct eb_trim_request){
+                .now_ms = fx->now + 2000, .acked_ms = -1, .max_events = 12, .max_rows = 100},
+            &result);
     if (rc == 0)
         rc = ops->commit(fx->engine);
     if (rc < 0) {
@@ -66,13 +99,22 @@ static void check_payloads(struct log_fixture *fx, const int attempts[STEPS])
 static void check_sound(struct log_fixture *fx)
 {
     sqlite3 *db = eb_sqlite_of(fx->engine)->db;
-    int64_t events, acked;
+    int64_t events, acked, topics;
+    uint64_t last;
 
     assert_int_equal(eb_sql_int(db, "SELECT count(*) FROM log", 0, &events), 0);
     assert_int_equal(fx_figures(fx).events, events);
     assert_int_equal(eb_sql_int(db, "SELECT count(*) FROM acked", 0, &acked), 0);
     assert_int_equal(fx_figures(fx).acked, acked);
     assert_int_equal(fx->start.last_seq, STEPS * 3);
+    assert_int_equal(eb_sql_int(db, "SELECT count(*) FROM topics", 0, &topics), 0);
+    assert_int_equal(fx_figures(fx).topics, topics);
+    assert_int_equal(topics, 3); /* that of the last step's reply */
+    assert_int_equal(fx_figures(fx).scheduled, 0);
+    assert_int_equal(fx->engine->ops->topic_last(fx->engine, "a.b", 3, &last), 0);
+    assert_int_equal(last, STEPS * 3 - 1);
+    assert_int_equal(fx->engine->ops->topic_last(fx->engine, "_reply.y", 8, &last), 0);
+    assert_int_equal(last, 0);
     assert_int_equal(eb_sql_int(db,
                                 "SELECT count(*) FROM pragma_integrity_check WHERE"
                                 " integrity_check <> 'ok'",
