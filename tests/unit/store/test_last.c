@@ -5,6 +5,7 @@
 #include "tests/unit/store/sqlite_fixture.h"
 
 #include "broker/store/ops.h"
+#include "broker/store/sqlite_internal.h"
 #include "common/log.h"
 
 #define TOPICS 10
@@ -64,7 +65,7 @@ static struct model *model_new(uint32_t seed, bool memory)
     m->random = seed;
     m->memory = memory;
     m->fx.config.durability = EB_DURABILITY_OS; /* no sync: nothing here needs one */
-    m->fx.now -= 1000000; /* a ttl of a second is over for whoever reads */
+    m->fx.now -= 1000000;                       /* a ttl of a second is over for whoever reads */
     open_log(m);
     return m;
 }
@@ -358,6 +359,61 @@ static void damaged_newest_is_said(void **state)
     fx_finish(&fx);
 }
 
+/* ---- what waits ---- */
+
+static int pages_read(struct log_fixture *fx)
+{
+    int pages = 0, high;
+    assert_int_equal(sqlite3_db_status(eb_sqlite_of(fx->engine)->db, SQLITE_DBSTATUS_CACHE_MISS,
+                                       &pages, &high, 1),
+                     SQLITE_OK);
+    return pages;
+}
+
+/* However many wait, a start and a tick read a few pages. */
+static void many_that_wait_cost_no_scan(void **state)
+{
+    struct log_fixture fx;
+    const char *many = getenv("EB_TEST_SCHEDULED");
+    unsigned count = many ? (unsigned)atoi(many) : 100000;
+    struct eb_event *event, *due[8];
+    size_t got;
+    bool more;
+    fx_init(&fx);
+    fx.config.durability = EB_DURABILITY_OS;
+    fx_open(&fx);
+    fx_begin(&fx);
+    event = fx_event(&fx, "later", "some payload of a usual length", 0);
+    for (unsigned i = 0; i < count; i++) {
+        eb_uuid_v4(event->id);
+        assert_int_equal(fx.engine->ops->schedule(fx.engine, event, fx.now + 1000 + i, fx.now), 0);
+    }
+    fx_commit(&fx);
+    fx_close(&fx);
+    int64_t before = eb_mono_us();
+    fx_open(&fx);
+    print_message("%u scheduled: the start took %lld us\n", count,
+                  (long long)(eb_mono_us() - before));
+    assert_in_range(pages_read(&fx), 1, 100);
+    assert_int_equal(fx_figures(&fx).scheduled, count);
+    assert_int_equal(fx_figures(&fx).next_due_ms, fx.now + 1000);
+    for (int tick = 0; tick < 3; tick++) {
+        fx_begin(&fx);
+        before = eb_mono_us();
+        assert_int_equal(fx.engine->ops->due(fx.engine, fx.now + 1000 + tick, due, 8, &got, &more),
+                         0);
+        print_message("a tick took %lld us\n", (long long)(eb_mono_us() - before));
+        fx_commit(&fx);
+        assert_int_equal(got, 1);
+        assert_false(more);
+        eb_event_unref(due[0]);
+        assert_in_range(pages_read(&fx), 0, 40);
+    }
+    assert_int_equal(fx_figures(&fx).scheduled, count - 3);
+    eb_event_unref(event);
+    fx_finish(&fx);
+}
+
 /* ---- replies ---- */
 
 static void expire_all(struct log_fixture *fx)
@@ -458,6 +514,7 @@ int main(void)
         cmocka_unit_test(memory_is_as_the_model),
         cmocka_unit_test(last_of_many_topics_scans_nothing),
         cmocka_unit_test(damaged_newest_is_said),
+        cmocka_unit_test(many_that_wait_cost_no_scan),
         cmocka_unit_test(replies_leave_nothing_behind),
         cmocka_unit_test(selection_goes_on_past_replies),
     };
