@@ -346,16 +346,30 @@ void eb_worklist_return(struct eb_worklist *list, uint64_t seq, uint32_t deliver
     enter_ready(list, job, true);
 }
 
+/* What it was given first: what it leaves goes on in the order in which it came to it. */
+static struct eb_job *first_taken(const struct eb_worker *worker)
+{
+    struct eb_job *job = worker->jobs;
+
+    while (job && job->next)
+        job = job->next;
+    return job;
+}
+
 void eb_worklist_detach(struct eb_worklist *list, struct eb_worker *worker)
 {
-    while (worker->jobs)
-        failed(list, worker->jobs, 0, 0);
+    for (struct eb_job *job = first_taken(worker), *later; job; job = later) {
+        later = job->prev;
+        failed(list, job, 0, 0);
+    }
 }
 
 void eb_worklist_detach_uncounted(struct eb_worklist *list, struct eb_worker *worker)
 {
-    while (worker->jobs)
-        eb_worklist_return(list, worker->jobs->seq, worker->jobs->deliveries);
+    for (struct eb_job *job = first_taken(worker), *later; job; job = later) {
+        later = job->prev;
+        eb_worklist_return(list, job->seq, job->deliveries);
+    }
 }
 
 void eb_worklist_give(struct eb_worklist *list, struct eb_worker *from, struct eb_worker *to)

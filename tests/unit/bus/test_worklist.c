@@ -151,6 +151,23 @@ static void test_a_worker_that_leaves_gives_back(void **state)
     eb_worklist_destroy(list);
 }
 
+static void test_what_a_worker_leaves_goes_on_in_its_order(void **state)
+{
+    struct eb_worklist *list = make((struct eb_worklist_config){.max_deliver = 0});
+    struct eb_worker a = {0}, b = {0};
+
+    offer(list, 1, 5);
+    for (uint64_t seq = 1; seq <= 5; seq++)
+        assert_int_equal(take(list, &a, 0, 1), seq);
+    eb_worklist_detach(list, &a);
+    for (uint64_t seq = 1; seq <= 5; seq++)
+        assert_int_equal(take(list, &b, 0, 2), seq);
+    eb_worklist_detach_uncounted(list, &b);
+    for (uint64_t seq = 1; seq <= 5; seq++)
+        assert_int_equal(take(list, &a, 0, 2), seq);
+    eb_worklist_destroy(list);
+}
+
 static void test_a_dead_letter_or_an_ack_never_both(void **state)
 {
     struct eb_worklist *list = make((struct eb_worklist_config){.max_deliver = 1});
@@ -642,6 +659,7 @@ int main(void)
         cmocka_unit_test(test_answers_say_what_they_met),
         cmocka_unit_test(test_time_brings_an_event_again),
         cmocka_unit_test(test_a_worker_that_leaves_gives_back),
+        cmocka_unit_test(test_what_a_worker_leaves_goes_on_in_its_order),
         cmocka_unit_test(test_a_dead_letter_or_an_ack_never_both),
         cmocka_unit_test(test_order_by_key),
         cmocka_unit_test(test_a_blocked_key_holds_the_window),
