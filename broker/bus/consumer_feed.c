@@ -304,37 +304,63 @@ bool eb_consumer_matches(const struct eb_consumer_settings *settings, const char
     return false;
 }
 
+/* What is found to be no more, in one line of the log for each reason. */
+struct losses {
+    uint64_t from, to, count;
+};
+
+static void lose(struct losses *losses, uint64_t seq)
+{
+    if (losses->count == 0 || seq < losses->from)
+        losses->from = seq;
+    if (seq > losses->to)
+        losses->to = seq;
+    losses->count++;
+}
+
 /* It is no more: done. It is lost unless its own ttl ended it. */
-static void gone_locked(struct eb_consumer *consumer, uint64_t seq, int err, uint64_t deleted_upto)
+static void gone_locked(struct eb_consumer *consumer, uint64_t seq, struct losses *losses)
 {
     uint32_t open = eb_worklist_open(consumer->list);
     eb_worklist_gone(consumer->list, seq);
     if (open == eb_worklist_open(consumer->list))
         return;
     eb_consumer_changed_locked(consumer);
-    if (err == -EBADMSG)
-        eb_consumer_lost_locked(consumer, seq, seq, 1, EB_GAP_DAMAGED);
-    else if (seq <= deleted_upto)
-        eb_consumer_lost_locked(consumer, seq, seq, 1, EB_GAP_RETENTION);
+    if (losses != NULL)
+        lose(losses, seq);
+}
+
+/* A damaged block has open what may never have matched. */
+static bool is_suspect(const struct eb_consumer *consumer, const struct eb_event *event)
+{
+    return event->seq >= consumer->suspect_from && event->seq < consumer->suspect_to &&
+           strcmp(event->topic, consumer->dead_topic) != 0 &&
+           !eb_consumer_matches(consumer->settings, event->topic, event->topic_len);
 }
 
 static void fetched_locked(struct eb_consumer *consumer, const struct eb_read *read,
                            uint64_t deleted_upto)
 {
+    struct losses retained_out = {0}, damaged = {0};
     for (size_t i = 0; i < read->looked_at; i++) {
         struct eb_event *event = read->events[i];
         uint64_t seq = read->seqs[i];
-        if (event == NULL) {
-            gone_locked(consumer, seq, read->errs[i], deleted_upto);
-        } else if (seq >= consumer->suspect_from && seq < consumer->suspect_to &&
-                   strcmp(event->topic, consumer->dead_topic) != 0 &&
-                   !eb_consumer_matches(consumer->settings, event->topic, event->topic_len)) {
-            eb_worklist_gone(consumer->list, seq); /* a damaged block had it open to be safe */
+        if (event == NULL && read->errs[i] == -EBADMSG) {
+            gone_locked(consumer, seq, &damaged);
+        } else if (event == NULL) {
+            gone_locked(consumer, seq, seq <= deleted_upto ? &retained_out : NULL);
+        } else if (is_suspect(consumer, event)) {
+            gone_locked(consumer, seq, NULL);
         } else {
             eb_worklist_stamp(consumer->list, seq, event->timestamp);
             eb_cache_put(&consumer->cache, event, true);
         }
     }
+    if (retained_out.count > 0)
+        eb_consumer_lost_locked(consumer, retained_out.from, retained_out.to, retained_out.count,
+                                EB_GAP_RETENTION);
+    if (damaged.count > 0)
+        eb_consumer_lost_locked(consumer, damaged.from, damaged.to, damaged.count, EB_GAP_DAMAGED);
 }
 
 static void fetched(struct eb_read *read)

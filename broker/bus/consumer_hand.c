@@ -177,8 +177,10 @@ void eb_consumer_leave(struct eb_consumer_worker *worker, enum eb_leave how)
     while (worker->calling && !eb_consumers_thread()) /* W1 */
         eb_cond_wait(&consumer->calls, &consumer->lock, -1);
     give_up_locked(consumer, worker, how);
+    bool ending = consumer->stopping; /* then the list of all may be gone */
     eb_lock_drop(&consumer->lock);
-    eb_consumer_run(consumer);
+    if (!ending)
+        eb_consumer_run(consumer);
     worker_unref(worker);
 }
 
@@ -299,6 +301,28 @@ static struct eb_consumer_worker *touched_locked(const struct eb_consumer *consu
     return NULL;
 }
 
+/* Before any later event. */
+static void tell_gap_locked(struct eb_consumer *consumer)
+{
+    struct eb_untold gap = consumer->untold;
+    uint32_t count = consumer->worker_count;
+    bool told = false;
+    for (; gap.to_seq != 0 && count > 0 && consumer->workers != NULL; count--) {
+        struct eb_consumer_worker *worker = consumer->workers;
+        consumer->workers = worker->next;
+        if (!worker->begun)
+            continue;
+        if (!told)
+            consumer->untold = (struct eb_untold){0};
+        told = true;
+        if (worker->ops->gap == NULL)
+            continue;
+        call_begin_locked(consumer, worker);
+        worker->ops->gap(worker->user, gap.from_seq, gap.to_seq, gap.reason);
+        call_end_locked(consumer, worker);
+    }
+}
+
 bool eb_consumer_hand_out(struct eb_consumer *consumer)
 {
     struct eb_consumer_worker *worker;
@@ -306,6 +330,10 @@ bool eb_consumer_hand_out(struct eb_consumer *consumer)
     eb_lock_take(&consumer->lock);
     while (count < RUN_MAX && !consumer->stopping && consumer->stopped[0] == '\0' &&
            eb_worklist_ready(consumer->list) && (worker = next_worker_locked(consumer)) != NULL) {
+        if (consumer->untold.to_seq != 0) {
+            tell_gap_locked(consumer);
+            continue;
+        }
         struct eb_event *event = head_locked(consumer);
         if (event == NULL) /* it is being read, or was taken back meanwhile */
             break;
@@ -331,24 +359,6 @@ bool eb_consumer_hand_out(struct eb_consumer *consumer)
 }
 
 /* ---- what else they are told ---- */
-
-static void tell_gap_locked(struct eb_consumer *consumer)
-{
-    struct eb_untold gap = consumer->untold;
-    uint32_t count = consumer->worker_count;
-    for (; gap.to_seq != 0 && count > 0 && consumer->workers != NULL; count--) {
-        struct eb_consumer_worker *worker = consumer->workers;
-        consumer->workers = worker->next;
-        if (!worker->begun)
-            continue;
-        consumer->untold = (struct eb_untold){0};
-        if (worker->ops->gap == NULL)
-            continue;
-        call_begin_locked(consumer, worker);
-        worker->ops->gap(worker->user, gap.from_seq, gap.to_seq, gap.reason);
-        call_end_locked(consumer, worker);
-    }
-}
 
 static struct eb_consumer_worker *expired_locked(const struct eb_consumer *consumer, int64_t now)
 {

@@ -122,6 +122,13 @@ void leave(struct hand *hand, enum eb_leave how)
     fake_consume(world);
 }
 
+void leave_quietly(struct hand *hand)
+{
+    eb_consumer_leave(hand->worker, EB_LEAVE_OUT);
+    eb_event_unref(hand->last);
+    free(hand);
+}
+
 const char *given(struct hand *hand)
 {
     static char texts[4][sizeof(hand->text)];
@@ -256,15 +263,24 @@ struct eb_consumer_info info_of(struct fake_world *world, const char *name)
     return info;
 }
 
+void ask(struct fake_world *world, struct asked_consumer *asked)
+{
+    asked->text[0] = '\0';
+    asked->request.done = request_done;
+    asked->request.user = asked->text;
+    eb_bus_consumer(world->bus, &asked->request);
+}
+
 void ask_ack(struct fake_world *world, const char *name, uint64_t seq, struct asked_consumer *asked)
 {
-    *asked = (struct asked_consumer){.seq = seq,
-                                     .request = {.verb = EB_CONSUMER_ACK,
-                                                 .seqs = &asked->seq,
-                                                 .count = 1,
-                                                 .results = &asked->result,
-                                                 .done = request_done,
-                                                 .user = asked->text}};
+    *asked = (struct asked_consumer){
+        .seq = seq,
+        .request = {
+            .verb = EB_CONSUMER_ACK, .seqs = &asked->seq, .count = 1, .results = &asked->result}};
     snprintf(asked->request.name, sizeof(asked->request.name), "%s", name);
-    eb_bus_consumer(world->bus, &asked->request);
+    ask(world, asked);
+}
+
+void read_done(struct eb_read *read)
+{
 }

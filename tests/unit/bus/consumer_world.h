@@ -29,6 +29,8 @@ struct hand *attach_with(struct fake_world *world, const char *name, uint32_t ma
 struct hand *attach(struct fake_world *world, const char *name, uint32_t max_inflight);
 /** It leaves (if it has not) and is freed. */
 void leave(struct hand *hand, enum eb_leave how);
+/** The program ends without it leaving first: to be called before fake_restart, which releases it. */
+void leave_quietly(struct hand *hand);
 /** What it was given since the last call. */
 const char *given(struct hand *hand);
 
@@ -44,6 +46,8 @@ const char *term(struct fake_world *world, const char *name, uint64_t seq, const
 const char *seek(struct fake_world *world, const char *name, uint64_t seq);
 const char *end(struct fake_world *world, const char *name); /* delete */
 const char *redrive(struct fake_world *world, const char *name, uint64_t *ret_count);
+void read_done(
+    struct eb_read *read); /* for an eb_read that is looked at when fake_read has returned */
 struct eb_consumer_info info_of(struct fake_world *world, const char *name);
 
 /** A request that is not waited for: its answer stands in `text` when it has come. */
@@ -53,5 +57,6 @@ struct asked_consumer {
     enum eb_job_result result;
     char text[32];
 };
+void ask(struct fake_world *world, struct asked_consumer *asked);
 void ask_ack(struct fake_world *world, const char *name, uint64_t seq,
              struct asked_consumer *asked);

@@ -163,6 +163,11 @@ uint64_t fake_last(struct fake_world *world)
     return fake.last;
 }
 
+struct eb_event *fake_event(struct fake_world *world, uint64_t seq)
+{
+    return fake.rows[seq - 1].event;
+}
+
 const char *fake_topic(struct fake_world *world, uint64_t seq)
 {
     return fake.rows[seq - 1].event->topic;
@@ -612,6 +617,8 @@ static void published(struct eb_publish *publish)
     eb_publish_destroy(publish);
 }
 
+static const char *next_headers; /* of the next publish */
+
 static void publish_later(struct fake_world *world, struct fake_box *box, const char *topic,
                           size_t bytes, size_t count, int64_t ttl, int64_t deliver_at_ms)
 {
@@ -621,9 +628,12 @@ static void publish_later(struct fake_world *world, struct fake_box *box, const 
                              .topic_len = strlen(topic),
                              .payload = payload,
                              .payload_len = bytes,
+                             .headers = next_headers,
+                             .headers_len = next_headers != NULL ? strlen(next_headers) : 0,
                              .ttl = ttl,
                              .deliver_at_ms = deliver_at_ms};
     struct eb_error err;
+    next_headers = NULL;
     publish->batch = count != 1;
     for (size_t i = 0; i < count; i++)
         assert_int_equal(eb_publish_add(world->bus, publish, &draft, &err), 0);
@@ -679,6 +689,12 @@ void fake_due(struct fake_world *world, const char *topic, size_t count)
 
 void fake_publish(struct fake_world *world, const char *topic)
 {
+    publish(world, NULL, topic, 1, 1, 0);
+}
+
+void fake_publish_headers(struct fake_world *world, const char *topic, const char *headers)
+{
+    next_headers = headers;
     publish(world, NULL, topic, 1, 1, 0);
 }
 
@@ -818,14 +834,15 @@ static void stop(struct fake_world *world)
 
 void fake_restart(struct fake_world *world)
 {
-    stop(world);
-    assert_int_equal(eb_bus_create(&world->config, NULL, &world->bus), 0);
+    fake_restart_cut(world, UINT64_MAX);
 }
 
-void fake_cut(struct fake_world *world, uint64_t last)
+void fake_restart_cut(struct fake_world *world, uint64_t last)
 {
+    stop(world);
     while (fake.last > last)
         eb_event_unref(fake.rows[--fake.last].event);
+    assert_int_equal(eb_bus_create(&world->config, NULL, &world->bus), 0);
 }
 
 void fake_close(struct fake_world *world)

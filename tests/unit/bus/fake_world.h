@@ -48,6 +48,7 @@ void fake_box_close(struct fake_box *box);
 
 /* The log. Answers are queued as "ok" or "error:CODE" words on the box's session. */
 void fake_publish(struct fake_world *world, const char *topic);
+void fake_publish_headers(struct fake_world *world, const char *topic, const char *headers);
 void fake_publish_on(struct fake_box *box, const char *topic);
 void fake_publish_large(struct fake_world *world, const char *topic, size_t bytes);
 void fake_publish_batch(struct fake_box *box, const char *topic, size_t count);
@@ -63,13 +64,14 @@ void fake_damage(struct fake_world *world, uint64_t seq);
 void fake_mark_acked(struct fake_world *world, uint64_t seq);
 bool fake_acked(struct fake_world *world, uint64_t seq);
 uint64_t fake_last(struct fake_world *world);
+struct eb_event *fake_event(struct fake_world *world, uint64_t seq);
 const char *fake_topic(struct fake_world *world, uint64_t seq);
 
 void fake_delete(struct fake_world *world, uint64_t seq); /* by its ttl, or singly */
 /** The broker ends and starts again; what was committed is there. */
 void fake_restart(struct fake_world *world);
-/** The log loses its end, between two starts. */
-void fake_cut(struct fake_world *world, uint64_t last);
+/** The same, and the log has lost its end in between. */
+void fake_restart_cut(struct fake_world *world, uint64_t last);
 
 /* The state that is kept beside the log (fake_state.c). */
 void fake_disk_write(const struct eb_state_write *writes, uint64_t op_seq);

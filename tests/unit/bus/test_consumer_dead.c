@@ -1,0 +1,305 @@
+/*
+ * test_consumer_dead.c - what is given up (PROTOCOL 7): dead letters, what stands in them, that none comes twice nor is
+ * lost however it interleaves with acks and failed commits, and redrive.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/bus/consumer_world.h"
+
+#define TWICE "{\"patterns\":[\"t.*\"],\"from\":\"all\",\"max_deliver\":2}"
+
+static void publish(struct fake_world *world, const char *topic, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        fake_publish(world, topic);
+    fake_commit(world, ALL);
+}
+
+static const char *header(const struct eb_event *event, const char *name)
+{
+    static char texts[4][256];
+    static unsigned turn;
+    char *text = texts[turn++ % 4];
+    struct eb_buf buf = EB_BUF_INIT;
+    if (!eb_headers_get(event->headers, event->headers_len, name, &buf))
+        return NULL;
+    snprintf(text, sizeof(texts[0]), "%.*s", (int)buf.len, buf.data);
+    eb_buf_finish(&buf);
+    return text;
+}
+
+/* After max_deliver deliveries an event becomes a new one on $dead.NAME that says what it was; it never comes again. */
+static void an_event_is_given_up_after_its_last_delivery(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", TWICE);
+    make(w, "watch", "{\"patterns\":[\"$dead.*\"],\"from\":\"all\"}");
+    publish(w, "t.a", 1);
+    struct hand *a = attach(w, "c", 0), *b = attach(w, "watch", 0);
+    assert_string_equal(given(a), "1");
+    assert_string_equal(nack(w, "c", 1, -1), "ok");
+    assert_string_equal(given(a), "1:2");
+    assert_string_equal(nack(w, "c", 1, -1), "ok");
+    assert_string_equal(given(a), "");
+    assert_string_equal(given(b), "2");
+    struct eb_event *dead = b->last;
+    assert_string_equal(dead->topic, "$dead.c");
+    assert_int_equal(dead->payload_len, 1);
+    assert_int_equal(dead->ttl, 0);
+    assert_string_equal(header(dead, "dead-seq"), "1");
+    assert_string_equal(header(dead, "dead-topic"), "t.a");
+    assert_string_equal(header(dead, "dead-deliveries"), "2");
+    assert_string_equal(header(dead, "dead-reason"), "max_deliver");
+    assert_int_equal(strlen(header(dead, "dead-message-id")), 36);
+    assert_int_equal(info_of(w, "c").dead, 1);
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    assert_int_equal(info_of(w, "c").cursor, 2);
+    fake_restart(w);
+    assert_int_equal(info_of(w, "c").dead, 1);
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    leave(a, EB_LEAVE_AGAIN);
+    leave(b, EB_LEAVE_AGAIN);
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* term gives up at once, with its reason, whatever max_deliver says; without dead_letter it is only counted. */
+static void term_gives_up_at_once_and_says_why(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    make(w, "silent", "{\"patterns\":[\"t\"],\"from\":\"all\",\"dead_letter\":false}");
+    make(w, "watch", "{\"patterns\":[\"$dead.*\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0), *b = attach(w, "silent", 0), *d = attach(w, "watch", 0);
+    assert_string_equal(given(a), "1");
+    assert_string_equal(given(b), "1");
+    assert_string_equal(term(w, "c", 1, "no such customer"), "ok");
+    assert_string_equal(term(w, "silent", 1, ""), "ok");
+    assert_string_equal(given(d), "2");
+    assert_string_equal(header(d->last, "dead-reason"), "no such customer");
+    assert_int_equal(info_of(w, "silent").dead, 1);
+    assert_int_equal(info_of(w, "silent").dead_waiting, 0);
+    assert_string_equal(term(w, "c", 1, "again"), "late");
+    leave(a, EB_LEAVE_AGAIN);
+    leave(b, EB_LEAVE_AGAIN);
+    leave(d, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* An ack that comes before the dead letter's commit wins: no dead letter. One that comes after is late. */
+static void an_ack_before_the_burial_wins(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\",\"max_deliver\":1}");
+    publish(w, "t", 2);
+    struct hand *a = attach(w, "c", 0);
+    struct asked_consumer early;
+    uint64_t seqs[2] = {1, 2};
+    enum eb_job_result results[2];
+    assert_string_equal(given(a), "1 2");
+    struct eb_consumer_request r = {.verb = EB_CONSUMER_NACK,
+                                    .seqs = seqs,
+                                    .count = 2,
+                                    .delay_ms = -1,
+                                    .results = results,
+                                    .name = "c"};
+    struct asked_consumer nacks = {.request = r, .text = ""};
+    ask(w, &nacks);
+    fake_commit(w, ALL);
+    fake_round(w); /* both are dying, and read */
+    assert_true(fake_read(w));
+    ask_ack(w, "c", 1, &early);
+    fake_consume(w);
+    assert_string_equal(early.text, "ok");
+    assert_int_equal(fake_last(w), 3); /* one dead letter: of event 2 */
+    assert_int_equal(info_of(w, "c").dead, 1);
+    assert_string_equal(ack(w, "c", 2), "ok"); /* it is done */
+    assert_int_equal(info_of(w, "c").cursor, 3);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* A dead letter that could not be committed is tried again; in between nothing is delivered nor forgotten. */
+static void a_failed_burial_is_tried_again(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    struct asked_consumer asked = {.request = {.verb = EB_CONSUMER_TERM,
+                                               .name = "c",
+                                               .seqs = &asked.seq,
+                                               .count = 1,
+                                               .reason = "bad",
+                                               .results = &asked.result},
+                                   .seq = 1};
+    ask(w, &asked);
+    fake_commit(w, ALL);
+    assert_string_equal(asked.text, "ok");
+    fake_round(w);
+    assert_true(fake_read(w));
+    w->fail_commit = true;
+    fake_consume(w);
+    assert_int_equal(fake_last(w), 1);
+    assert_int_equal(info_of(w, "c").dying, 1);
+    assert_int_equal(info_of(w, "c").dead, 0);
+    fake_now += EB_CONSUMER_RETRY_MS;
+    fake_consume(w);
+    assert_int_equal(fake_last(w), 2);
+    assert_string_equal(header(fake_event(w, 2), "dead-reason"), "bad");
+    assert_int_equal(info_of(w, "c").dead, 1);
+    assert_string_equal(given(a), "");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* A crash between a term and its dead letter loses neither the term nor the event. */
+static void a_term_survives_a_restart(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    given(a);
+    struct asked_consumer asked = {.request = {.verb = EB_CONSUMER_TERM,
+                                               .name = "c",
+                                               .seqs = &asked.seq,
+                                               .count = 1,
+                                               .results = &asked.result},
+                                   .seq = 1};
+    ask(w, &asked);
+    fake_commit(w, ALL);
+    leave_quietly(a);
+    fake_restart(w);
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "");
+    assert_int_equal(fake_last(w), 2);
+    assert_string_equal(fake_topic(w, 2), "$dead.c");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* Redrive gives the kept copy to that consumer alone, as a first delivery; one that fails again goes back to the list. */
+static void redrive_gives_the_dead_letter_to_its_consumer(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    uint64_t count;
+    make(w, "c", "{\"patterns\":[\"t\",\"$dead.*\"],\"from\":\"all\",\"max_deliver\":1}");
+    make(w, "other", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 2);
+    struct hand *a = attach(w, "c", 0), *b = attach(w, "other", 0);
+    assert_string_equal(given(a), "1 2");
+    nack(w, "c", 1, -1);
+    nack(w, "c", 2, -1);
+    assert_string_equal(given(a), ""); /* never its own dead letters */
+    assert_int_equal(fake_last(w), 4);
+    assert_string_equal(redrive(w, "c", &count), "ok");
+    assert_int_equal(count, 2);
+    assert_string_equal(given(a), "3 4");
+    assert_string_equal(a->last->topic, "$dead.c");
+    assert_string_equal(given(b), "1 2");
+    assert_string_equal(ack(w, "c", 3), "ok");
+    assert_string_equal(nack(w, "c", 4, -1), "ok");
+    fake_consume(w);
+    assert_int_equal(fake_last(w), 4); /* no dead letter of a dead letter */
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    leave_quietly(a);
+    leave_quietly(b);
+    fake_restart(w);
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "");
+    uint64_t seqs[3] = {3, 4, 9};
+    enum eb_job_result results[3];
+    struct eb_consumer_request r = {
+        .verb = EB_CONSUMER_REDRIVE, .name = "c", .seqs = seqs, .count = 3, .results = results};
+    assert_string_equal(request(w, &r), "ok");
+    assert_int_equal(r.redriven, 1);
+    assert_int_equal(results[0], EB_JOB_UNKNOWN);
+    assert_int_equal(results[1], EB_JOB_OK);
+    assert_int_equal(results[2], EB_JOB_UNKNOWN);
+    assert_string_equal(given(a), "4");
+    assert_int_equal(info_of(w, "c").dead_waiting, 0);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* With order the dead letter that is redriven waits for its own topic's events, as they do for it. */
+static void a_redriven_dead_letter_keeps_its_key(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    uint64_t count;
+    make(w, "c", "{\"patterns\":[\"t.*\"],\"from\":\"all\",\"max_deliver\":1,\"order\":\"topic\"}");
+    publish(w, "t.a", 2);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    nack(w, "c", 1, -1);
+    assert_string_equal(given(a), "2");
+    assert_string_equal(redrive(w, "c", &count), "ok");
+    assert_int_equal(count, 1);
+    publish(w, "t.b", 1);
+    assert_string_equal(given(a), "4"); /* t.a is busy with 2 */
+    assert_string_equal(ack(w, "c", 2), "ok");
+    assert_string_equal(given(a), "3");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* The lists that GET …/dead shows, by pages. */
+static void dead_letters_are_read_in_pages(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\",\"max_deliver\":1}");
+    publish(w, "t", 3);
+    struct hand *a = attach(w, "c", 0);
+    given(a);
+    for (uint64_t seq = 1; seq <= 3; seq++)
+        nack(w, "c", seq, -1);
+    fake_consume(w);
+    struct eb_read read = {.kind = EB_READ_DEAD,
+                           .consumer = eb_bus_consumer_id(w->bus, "c"),
+                           .limit = 2,
+                           .max_bytes = 1 << 20,
+                           .done = read_done};
+    eb_bus_read(w->bus, &read);
+    assert_true(fake_read(w));
+    assert_int_equal(read.dead_count, 2);
+    assert_int_equal(read.dead[0]->seq, 4);
+    assert_int_equal(read.dead_next, 6);
+    eb_read_finish(&read);
+    read.from = 6;
+    read.seqs = NULL;
+    eb_bus_read(w->bus, &read);
+    assert_true(fake_read(w));
+    assert_int_equal(read.dead_count, 1);
+    assert_int_equal(read.dead_next, 0);
+    eb_read_finish(&read);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_event_is_given_up_after_its_last_delivery),
+        cmocka_unit_test(term_gives_up_at_once_and_says_why),
+        cmocka_unit_test(an_ack_before_the_burial_wins),
+        cmocka_unit_test(a_failed_burial_is_tried_again),
+        cmocka_unit_test(a_term_survives_a_restart),
+        cmocka_unit_test(redrive_gives_the_dead_letter_to_its_consumer),
+        cmocka_unit_test(a_redriven_dead_letter_keeps_its_key),
+        cmocka_unit_test(dead_letters_are_read_in_pages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
