@@ -198,3 +198,15 @@ def test_what_cannot_be_asked_is_refused(asked, driver, event):
     driver.ok("open", url=asked.url)
     assert driver.publish_wait(topic="a", payload="x", **event)["rc"] == RESULTS["invalid"]
     assert asked.requests == []
+
+
+@pytest.mark.parametrize("protocol", ["json", "binary"])
+def test_the_broker_does_what_is_asked_of_it(broker, driver, protocol):
+    """The same against the real one: later, under a condition, both in a batch."""
+    driver.ok("open", url=broker.ws_url, protocol=protocol)
+    assert driver.ok("publish_wait", topic="a", payload="now", expected_last_seq=0)["scheduled"] is False
+    assert driver.publish_wait(topic="a", payload="no", expected_last_seq=0)["rc"] == RESULTS["conflict"]
+    assert driver.ok("publish_wait", topic="a", payload="later", delay_ms=3600000)["scheduled"] is True
+    driver.ok("batch", events=[{"topic": "b", "payload": "later", "delay_ms": 3600000}, {"topic": "b", "payload": "now"}])
+    assert [e["payload"] for e in broker.get("/v1/scheduled").json["scheduled"]] == ["later", "later"]
+    assert [(e["topic"], e["payload"]) for e in broker.events()] == [("a", "now"), ("b", "now")]

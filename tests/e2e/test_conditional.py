@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from lib.ws import WebSocket
+from lib.ws_bin import BinaryWebSocket
 
 JSON = {"Content-Type": "application/json"}
 
@@ -14,14 +15,15 @@ def append(broker, topic, expected, payload=b"x", **headers):
     return broker.request("POST", f"/v1/topics/{topic}/events", payload, headers)
 
 
-def test_a_conflict_names_the_true_last_seq_for_people_and_for_machines(broker):
+@pytest.mark.parametrize("protocol", [WebSocket, BinaryWebSocket])
+def test_a_conflict_names_the_true_last_seq_for_people_and_for_machines(broker, protocol):
     assert append(broker, "a", 0).json["seq"] == 1
     broker.publish("b")
     refused = append(broker, "a", 0)
     assert (refused.status, refused.json["code"], refused.json["last_seq"]) == (409, "conflict", 1)
     assert "last seq 1" in refused.json["detail"]
     assert append(broker, "new", 7).json["last_seq"] == 0
-    with WebSocket(broker.port) as ws:
+    with protocol(broker.port) as ws:
         answer = ws.publish("a", data={"expected_last_seq": 5})
         assert (answer["type"], answer["code"], answer["last_seq"]) == ("error", "conflict", 1)
         assert ws.publish("a", data={"expected_last_seq": 1})["seq"] == 3

@@ -6,6 +6,7 @@ import pytest
 from lib.broker import wait_for
 from lib.sse import Sse
 from lib.ws import WebSocket
+from lib.ws_bin import BinaryWebSocket
 
 
 def fill(broker):
@@ -14,9 +15,10 @@ def fill(broker):
         broker.publish(topic, topic.encode())
 
 
-def test_live_notice_ends_the_list_and_events_stand_beside_their_pattern(broker):
+@pytest.mark.parametrize("protocol", [WebSocket, BinaryWebSocket])
+def test_live_notice_ends_the_list_and_events_stand_beside_their_pattern(broker, protocol):
     fill(broker)
-    with WebSocket(broker.port) as ws:
+    with protocol(broker.port) as ws:
         assert ws.subscribe("s.*", last=True)["last_seq"] == 6
         assert [(m["type"], m["pattern"], m["seq"]) for m in [ws.recv() for _ in range(4)]] == [("event", "s.*", 3), ("event", "s.*", 4), ("event", "s.*", 6), ("live", "s.*", 6)]
         broker.publish("s.a")

@@ -8,6 +8,7 @@ import pytest
 from lib.broker import wait_for
 from lib.rawhttp import RawHttp
 from lib.ws import WebSocket
+from lib.ws_bin import BinaryWebSocket
 
 
 def ask(broker, topic="svc", body=b"?", timeout=20, **headers):
@@ -72,6 +73,30 @@ def test_a_request_is_an_event_with_what_a_publish_may_have(broker, ws):
     assert asking.result().status == 200
     again = ask(broker, body=b"{}", Content__Type="application/json", Event__Id="r-1")
     assert (again.status, again.json["code"]) == (409, "conflict")  # a repeat would be heard by nobody
+
+
+def test_replies_have_their_ttl_by_every_way_in(broker):
+    """60 seconds whatever was asked; a topic that only looks alike is as others."""
+    reply = {"topic": "_reply.x", "payload": "", "ttl": 7}
+    ce = {"specversion": "1.0", "id": "1", "source": "/s", "type": "_reply.ce"}
+    ways = [
+        lambda: broker.publish("_reply.x", b"", Event_TTL="0"),
+        lambda: broker.request("POST", "/v1/events", json.dumps({"messages": [reply, reply]}), {"Content-Type": "application/json"}),
+        lambda: broker.request("POST", "/v1/events", json.dumps(reply), {"Content-Type": "application/x-ndjson"}),
+        lambda: broker.request("POST", "/v1/events", json.dumps(ce), {"Content-Type": "application/cloudevents+json"}),
+    ]
+    for way in ways:
+        way()
+    with WebSocket(broker.port) as ws:
+        ws.publish("_reply.x", "", ttl=7)
+        ws.call(type="publish_batch", messages=[reply], ttl=9)
+        ws.publish("_replying.x", "", ttl=7)
+    with BinaryWebSocket(broker.port) as ws:
+        ws.publish("_reply.x", "", ttl=7)
+    events = {e["seq"]: e for e in [broker.get(f"/v1/events/{seq}").json for seq in range(1, broker.stats()["last_seq"] + 1)]}
+    assert len(events) == 9
+    assert {e["ttl"] for e in events.values() if e["topic"].startswith("_reply.")} == {60}
+    assert {e["ttl"] for e in events.values() if e["topic"] == "_replying.x"} == {7}
 
 
 def test_a_condition_holds_for_a_request_and_a_time_does_not_go_with_it(broker, ws):

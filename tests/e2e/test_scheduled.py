@@ -6,6 +6,7 @@ import pytest
 
 from lib.broker import wait_for
 from lib.ws import WebSocket
+from lib.ws_bin import BinaryWebSocket
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -63,11 +64,12 @@ def test_a_refused_batch_schedules_nothing(broker):
     assert waiting(broker) == [] and broker.stats()["scheduled"] == 0
 
 
-def test_what_stands_around_a_batch_or_a_publish_holds_for_those_without_their_own(broker):
+@pytest.mark.parametrize("protocol", [WebSocket, BinaryWebSocket])
+def test_what_stands_around_a_batch_or_a_publish_holds_for_those_without_their_own(broker, protocol):
     answer = batch(broker, {"topic": "a", "payload": "1"}, {"topic": "b", "payload": "2", "delay": 2 * HOUR}, delay=HOUR)
     one, two = [r["deliver_at"] for r in answer.json["results"]]
     assert abs(two - one - HOUR * 1000) < 1000
-    with WebSocket(broker.port) as ws:
+    with protocol(broker.port) as ws:
         assert ws.call(type="publish", data={"topic": "c", "payload": ""}, delay=HOUR)["scheduled"] is True
         assert ws.call(type="publish", data={"topic": "c", "payload": "", "delay": HOUR})["scheduled"] is True
     assert len(waiting(broker)) == 4

@@ -14,6 +14,10 @@ from lib.swarm import WsFeed
 from lib.ws import BINARY, WebSocket
 
 
+# Members that have no form of their own there.
+JSON_ONLY = ("last", "delay", "deliver_at", "expected_last_seq")
+
+
 class Translator:
     def __init__(self):
         self.ids = {0: None}  # number on the wire: the id as the test gave it
@@ -41,7 +45,8 @@ class Translator:
             self.ids[number] = request["id"]
         kind = request["type"]
         record = {"kind": kind, "id": number}
-        if kind not in bin.KINDS or "consumer" in request:
+        events = [request.get("data") or {}, *request.get("messages", [])]
+        if kind not in bin.KINDS or "consumer" in request or any(name in part for part in (request, *events) for name in JSON_ONLY):
             return bin.encode({"kind": "json_request", "id": number, "text": json.dumps(request)})
         if kind == "publish":
             record |= self.event({"ttl": request.get("ttl")} | request["data"])
