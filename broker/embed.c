@@ -86,19 +86,13 @@ const char *eb_broker_epoch(eb_broker *broker)
 int eb_embed_errno(const struct eb_error *error, char *err)
 {
     static const int codes[EB_CODE_COUNT] = {
-        [EB_INVALID_REQUEST] = EINVAL,
-        [EB_INVALID_TOPIC] = EINVAL,
-        [EB_INVALID_PATTERN] = EINVAL,
-        [EB_INVALID_MESSAGE_ID] = EINVAL,
-        [EB_FORBIDDEN] = EPERM,
-        [EB_NOT_FOUND] = ENOENT,
-        [EB_CONFLICT] = ESTALE,
-        [EB_TIMEOUT] = ETIMEDOUT,
-        [EB_PAYLOAD_TOO_LARGE] = EMSGSIZE,
-        [EB_MESSAGE_ID_REUSED] = EEXIST,
-        [EB_LIMIT_EXCEEDED] = EMFILE,
-        [EB_UNAVAILABLE] = ESHUTDOWN,
-        [EB_STORAGE_FULL] = ENOSPC,
+        [EB_INVALID_JSON] = EINVAL,       [EB_INVALID_REQUEST] = EINVAL,
+        [EB_INVALID_TOPIC] = EINVAL,      [EB_INVALID_PATTERN] = EINVAL,
+        [EB_INVALID_MESSAGE_ID] = EINVAL, [EB_FORBIDDEN] = EPERM,
+        [EB_NOT_FOUND] = ENOENT,          [EB_CONFLICT] = ESTALE,
+        [EB_TIMEOUT] = ETIMEDOUT,         [EB_PAYLOAD_TOO_LARGE] = EMSGSIZE,
+        [EB_MESSAGE_ID_REUSED] = EEXIST,  [EB_LIMIT_EXCEEDED] = EMFILE,
+        [EB_UNAVAILABLE] = ESHUTDOWN,     [EB_STORAGE_FULL] = ENOSPC,
     };
     if (error->code == EB_OK)
         return 0;
@@ -118,6 +112,14 @@ bool eb_embed_enter(eb_broker *broker, char *err)
     if (!may && err)
         snprintf(err, EB_BROKER_ERROR, "the broker is stopping");
     return may;
+}
+
+bool eb_embed_stops(eb_broker *broker)
+{
+    eb_lock_take(&broker->lock);
+    bool stops = broker->quiesced;
+    eb_lock_drop(&broker->lock);
+    return stops;
 }
 
 void eb_embed_leave(eb_broker *broker)
@@ -154,6 +156,13 @@ static void take_locked(struct eb_embed_part *part)
     if (part->next)
         part->next->prev = part->prev;
     part->open = false;
+}
+
+void eb_embed_threads_come(eb_broker *broker, unsigned threads)
+{
+    eb_lock_take(&broker->lock);
+    broker->threads += threads;
+    eb_lock_drop(&broker->lock);
 }
 
 void eb_embed_thread_left(eb_broker *broker)
@@ -216,6 +225,26 @@ void eb_embed_wait_finish(struct eb_embed_wait *wait)
     eb_lock_drop(&wait->lock);
     pthread_cond_destroy(&wait->cond);
     eb_lock_finish(&wait->lock);
+}
+
+/* ---- events ---- */
+
+void eb_embed_message(const struct eb_event *event, char id[EB_UUID_TEXT + 1], eb_message *ret)
+{
+    eb_uuid_format(id, event->id);
+    *ret = (eb_message){
+        .seq = event->seq,
+        .message_id = id,
+        .topic = event->topic,
+        .topic_len = event->topic_len,
+        .payload = event->payload,
+        .payload_len = event->payload_len,
+        .timestamp_ms = event->timestamp,
+        .ttl_s = event->ttl,
+        .content_type = event->content_type,
+        .headers = event->headers_len ? event->headers : NULL,
+        .headers_len = event->headers_len,
+    };
 }
 
 /* ---- publish ---- */
@@ -349,6 +378,32 @@ int eb_broker_publish_event(eb_broker *broker, const eb_broker_publish *event, e
                             char err[EB_BROKER_ERROR])
 {
     return eb_broker_publish_batch(broker, event, 1, ret, err);
+}
+
+static size_t count_texts(const char *const *list)
+{
+    size_t count = 0;
+    while (list && list[count])
+        count++;
+    return count;
+}
+
+int eb_embed_publish_with(eb_broker *broker, const eb_broker_publish *event,
+                          const char *const *more, char *err)
+{
+    size_t own = count_texts(event->headers), further = count_texts(more);
+    const char **headers = calloc(own + further + 1, sizeof *headers);
+    if (!headers)
+        return -ENOMEM;
+    for (size_t i = 0; i < own; i++)
+        headers[i] = event->headers[i];
+    for (size_t i = 0; i < further; i++)
+        headers[own + i] = more[i];
+    eb_broker_publish whole = *event;
+    whole.headers = headers;
+    int rc = eb_broker_publish_event(broker, &whole, NULL, err);
+    free(headers);
+    return rc;
 }
 
 static void acknowledged(struct eb_request *request)

@@ -29,6 +29,8 @@ struct eb_embed_part {
  */
 void eb_embed_add(eb_broker *broker, struct eb_embed_part *part, unsigned threads,
                   void (*end)(struct eb_embed_part *part));
+/** So many threads more, for a part that counts them before it is added (then with 0). */
+void eb_embed_threads_come(eb_broker *broker, unsigned threads);
 /** The last thing a part's thread does with the broker. */
 void eb_embed_thread_left(eb_broker *broker);
 /** True for the one caller that ends it. */
@@ -52,6 +54,14 @@ void eb_embed_wait_finish(struct eb_embed_wait *wait); /* waits until done, then
  */
 int eb_embed_draft(const eb_broker_publish *event, struct eb_headers *headers, struct eb_draft *ret,
                    struct eb_error *error);
+
+/** eb_broker_publish_event with further headers: name, value, …, NULL. */
+int eb_embed_publish_with(eb_broker *broker, const eb_broker_publish *event,
+                          const char *const *more, char *err);
+/** Was eb_broker_quiesce called? */
+bool eb_embed_stops(eb_broker *broker);
+/** An event as the program sees it: borrows from @event and @id. */
+void eb_embed_message(const struct eb_event *event, char id[37], eb_message *ret);
 
 /** 0 or the negative errno that <eventbus/broker.h> promises for the code; the sentence into @err unless NULL. */
 int eb_embed_errno(const struct eb_error *error, char *err);

@@ -95,20 +95,8 @@ static _Thread_local const eb_broker_subscription *own; /* whose thread this is 
 static void call_event(const eb_broker_subscription *sub, const struct eb_event *event)
 {
     char id[EB_UUID_TEXT + 1];
-    eb_uuid_format(id, event->id);
-    eb_message message = {
-        .seq = event->seq,
-        .message_id = id,
-        .topic = event->topic,
-        .topic_len = event->topic_len,
-        .payload = event->payload,
-        .payload_len = event->payload_len,
-        .timestamp_ms = event->timestamp,
-        .ttl_s = event->ttl,
-        .content_type = event->content_type,
-        .headers = event->headers_len ? event->headers : NULL,
-        .headers_len = event->headers_len,
-    };
+    eb_message message;
+    eb_embed_message(event, id, &message);
     sub->handler.event(sub->user, &message);
 }
 

@@ -57,4 +57,4 @@ def test_its_programs_compile_and_print_what_it_shows(toolbox, tmp_path):
         printed = run(commands, folder, toolbox, block.shown.count("\n"))
         assert matches(block.shown, printed), (commands, printed)
         ran += 1
-    assert ran == 3
+    assert ran == 4

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-HEADERS = ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_outbox.h", "eventbus/client.h", "eventbus/client_sqlite.h",
+HEADERS = ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_consumer.h", "eventbus/broker_outbox.h", "eventbus/client.h", "eventbus/client_sqlite.h",
            "eventbus/event.h"]
 
 CLIENT = r"""
@@ -134,7 +134,7 @@ def declared(installed, header):
 @pytest.mark.parametrize(
     "library, headers",
     [("libeventbus", ["eventbus/client.h"]), ("libeventbus-sqlite", ["eventbus/client_sqlite.h"]),
-     ("libeventbus-broker", ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_outbox.h"])],
+     ("libeventbus-broker", ["eventbus/broker.h", "eventbus/broker_mhd.h", "eventbus/broker_consumer.h", "eventbus/broker_outbox.h"])],
 )
 def test_a_library_shows_what_its_headers_declare_and_nothing_else(installed, libdir, library, headers):
     shown = set(output("nm", "-D", "--defined-only", "--format=just-symbols", libdir / f"{library}.so").split())
