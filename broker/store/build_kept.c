@@ -113,6 +113,8 @@ int eb_build_kept_finish(struct eb_build *build, bool rewind)
                   "UPDATE consumers SET next = min(first_open, %llu),"
                   " first_open = min(first_open, %llu) WHERE next > %llu",
                   build->last_seq + 1);
+    if (!rc)
+        rc = exec(build, "UPDATE topics SET last_seq = 0 WHERE last_seq > %llu", build->last_seq);
     return rc ? rc
               : eb_sql_exec(build->db,
                             "DELETE FROM open_blocks WHERE consumer NOT IN (SELECT id FROM"

@@ -23,9 +23,12 @@
 
 #include "broker/store/build.h"
 #include "broker/store/ids.h"
+#include "broker/store/repair_kept.h"
 #include "broker/store/salvage.h"
 #include "common/clock.h"
 #include "common/uuid.h"
+
+#define TIME_MIN 100000000000 /* ms: in 1973, before there was an eventbus */
 
 struct leaf {
     int64_t first; /* lowest rowid that can be read in it */
@@ -52,6 +55,7 @@ struct repair {
     struct eb_salvage salvage;
     struct eb_page_map *map, *old_map; /* old_map: as the file has it, without the WAL */
     struct eb_build *build;
+    struct eb_repair_kept kept;
     uint8_t *free_bits;
     bool freelist_broken;
     struct leaf *leaves;
@@ -156,7 +160,7 @@ static void take_meta(struct repair *r, const struct eb_value v[2])
 }
 
 /* A page of an index tree: `meta`, the names, the ids of deleted events, imported ids. */
-static int look_at_index(struct repair *r, const struct eb_node *node)
+static int look_at_index(struct repair *r, const struct eb_node *node, uint32_t pgno)
 {
     if (is_meta(node)) {
         for (uint32_t i = 0; i < node->cells; i++) {
@@ -184,7 +188,7 @@ static int look_at_index(struct repair *r, const struct eb_node *node)
         if (rc)
             return rc;
     }
-    return eb_salvage_names(&r->salvage, node);
+    return eb_repair_kept_foreign(&r->kept, pgno) ? 0 : eb_salvage_names(&r->salvage, node);
 }
 
 /* A list of ids of deleted events, if it is whole. */
@@ -224,8 +228,10 @@ static int look_at_leaf(struct repair *r, const struct eb_node *node, uint32_t p
             first = cell.rowid > 0 && cell.rowid < first ? cell.rowid : first;
             break;
         case EB_SHAPE_ACKED: /* has no checksum: only what stands in order is believed */
+            /* Rows of `replies` look like it; what they count is smaller than any time. */
             if (cell.rowid <= before || eb_record_read(cell.data, cell.payload, v, 2) != 2 ||
-                v[1].i < 0)
+                v[1].i < 0 || eb_repair_kept_foreign(&r->kept, pgno) ||
+                (!r->kept.known && v[1].i < TIME_MIN))
                 break;
             before = cell.rowid;
             if (add_mark(&r->acked, (uint64_t)cell.rowid, v[1].i, NULL))
@@ -248,8 +254,12 @@ static int look_at(struct repair *r, uint32_t pgno, uint32_t frame, bool loose, 
     static const uint8_t zero[EB_PAGE_MAX];
     struct eb_node node;
     bool good = eb_node_read(&node, &r->pages, pgno, page);
+    int rc =
+        good && !(node.table && node.inner) ? eb_repair_kept_look(&r->kept, &node, pgno, frame) : 0;
+    if (rc)
+        return rc;
     if (good && !node.table)
-        return look_at_index(r, &node);
+        return look_at_index(r, &node, pgno);
     if (good && node.type == EB_TABLE_INNER)
         return 0;
     if (good && node.cells)
@@ -415,15 +425,24 @@ static int take_rows(struct repair *r)
     return 0;
 }
 
+/*
+ * Names that no row uses: one for each id, the table's before the index's; the name of a consumer or a mark may look like
+ * the latter. And what a topic's last seq was.
+ */
+static int take_name(struct repair *r, struct eb_name *name)
+{
+    int rc = 0;
+    if (!name->taken && (name->tabled || r->kept.known))
+        rc = eb_build_topic(r->build, name->id, eb_name_text(&r->salvage.names, name), name->len);
+    return rc || !name->last ? rc : eb_build_topic_last(r->build, name->id, name->last);
+}
+
 static int take_rest(struct repair *r)
 {
     struct eb_names *names = &r->salvage.names;
     int rc = 0;
-    /* Names that no row uses: one for each id, the table's before the index's. */
     for (size_t i = 0; i < names->count && !rc; i++)
-        if (!names->list[i].taken)
-            rc = eb_build_topic(r->build, names->list[i].id, eb_name_text(names, &names->list[i]),
-                                names->list[i].len);
+        rc = take_name(r, &names->list[i]);
     for (size_t i = 0; i < r->acked.count && !rc; i++)
         rc = eb_build_acked(r->build, r->acked.list[i].seq, r->acked.list[i].at);
     for (size_t i = 0; i < r->gone.count && !rc; i++)
@@ -460,7 +479,19 @@ static int prepare(struct repair *r, const char *damaged, struct eb_error *err)
                          !r->pages.header_whole;
     if (r->freelist_broken)
         say(r, "the freelist is damaged: %s", why ? why : "it cannot be read");
-    return 0;
+    return eb_repair_kept_init(&r->kept, &r->pages);
+}
+
+static void say_kept(struct repair *r)
+{
+    if (r->kept.bad)
+        say(r, "%llu rows of consumers, their events or scheduled events were damaged",
+            (unsigned long long)r->kept.bad);
+    if (r->sum->consumers && !r->kept.whole)
+        say(r, "consumers may have lost what they knew of open events: each begins again at its "
+               "first one, and delivers some twice");
+    if (!r->kept.known)
+        say(r, "the schema cannot be read: marks could not be told from other rows and are lost");
 }
 
 static int salvage_all(struct repair *r, const char *path, const char *target, struct eb_error *err)
@@ -478,7 +509,9 @@ static int salvage_all(struct repair *r, const char *path, const char *target, s
     rc = eb_build_create(target, r->ops->vfs, &r->build, err);
     if (rc)
         return rc;
-    rc = take_rows(r);
+    rc = eb_repair_kept_take(&r->kept, r->build, r->salvage.chains);
+    if (!rc)
+        rc = take_rows(r);
     if (!rc && !eb_build_last_seq(r->build)) {
         eb_fail(err, EB_INTERNAL, "not one whole event is in %.150s: no new log was made", path);
         return -EBADMSG;
@@ -487,9 +520,14 @@ static int salvage_all(struct repair *r, const char *path, const char *target, s
         rc = take_rest(r);
     if (rc)
         return eb_build_say(r->build, rc, err);
-    struct eb_build_end end = {
-        .last_seq = r->last_seq, .deleted_upto = r->deleted_upto, .last_ts = r->last_ts};
-    return eb_build_finish(r->build, &end, r->sum, err);
+    struct eb_build_end end = {.last_seq = r->last_seq,
+                               .deleted_upto = r->deleted_upto,
+                               .last_ts = r->last_ts,
+                               .rewind = !r->kept.whole};
+    rc = eb_build_finish(r->build, &end, r->sum, err);
+    if (!rc)
+        say_kept(r);
+    return rc;
 }
 
 /* A broker that runs on it would change it under our hands. The lock file cannot always be made: then so be it. */
@@ -524,6 +562,7 @@ int eb_store_repair(const char *damaged, const char *target, const struct eb_ops
         rc = salvage_all(&r, damaged, target, err);
     eb_build_destroy(r.build);
     eb_salvage_finish(&r.salvage);
+    eb_repair_kept_finish(&r.kept);
     eb_pages_close(&r.pages);
     eb_log_unlock(lock);
     eb_buf_finish(&r.imported);

@@ -34,13 +34,14 @@ const char *const eb_tree_names[EB_TREE_COUNT] = {
     "scheduled",
     "sqlite_autoindex_scheduled_1",
     "scheduled_due",
+    "replies",
 };
 
 bool eb_tree_is_table(enum eb_tree tree)
 {
     return tree == EB_TREE_TOPICS || tree == EB_TREE_LOG || tree == EB_TREE_ACKED ||
            tree == EB_TREE_SEGMENTS || tree == EB_TREE_POSTINGS || tree == EB_TREE_IDS ||
-           tree == EB_TREE_CONSUMERS || tree == EB_TREE_SCHEDULED;
+           tree == EB_TREE_CONSUMERS || tree == EB_TREE_SCHEDULED || tree == EB_TREE_REPLIES;
 }
 
 static bool is_int(uint64_t type)
@@ -114,7 +115,8 @@ int eb_names_add(struct eb_names *names, int64_t id, const void *text, uint64_t 
     names->list[names->count++] = (struct eb_name){.id = (uint32_t)id,
                                                    .at = (uint32_t)names->text.len,
                                                    .len = (uint8_t)len,
-                                                   .indexed = indexed};
+                                                   .indexed = indexed,
+                                                   .tabled = !indexed};
     eb_buf_add(&names->text, text, len);
     names->sorted = false;
     return eb_buf_failed(&names->text) ? -ENOMEM : 0;
@@ -142,10 +144,14 @@ void eb_names_sort(struct eb_names *names)
                (names->list[k - 1].len != n.len ||
                 memcmp(eb_name_text(names, &names->list[k - 1]), eb_name_text(names, &n), n.len)))
             k--;
-        if (k > 0 && names->list[k - 1].id == n.id)
-            names->list[k - 1].indexed = names->list[k - 1].indexed || n.indexed;
-        else
+        if (k > 0 && names->list[k - 1].id == n.id) {
+            struct eb_name *same = &names->list[k - 1];
+            same->indexed = same->indexed || n.indexed;
+            same->tabled = same->tabled || n.tabled;
+            same->last = n.last > same->last ? n.last : same->last;
+        } else {
             names->list[kept++] = n;
+        }
     }
     names->count = kept;
     names->sorted = true;
@@ -347,6 +353,17 @@ int eb_salvage_leaf(struct eb_salvage *s, uint32_t pgno, const uint8_t *page, co
     return rc;
 }
 
+/* A row of `topics`, which has its last seq since version 3. */
+static int add_tabled(struct eb_names *names, const struct eb_cell *cell, const struct eb_value *v,
+                      int n)
+{
+    size_t before = names->count;
+    int rc = eb_names_add(names, cell->rowid, v[1].data, v[1].len, false);
+    if (!rc && names->count > before && n == 3 && v[2].i > 0 && (uint64_t)v[2].i < EB_SEQ_MAX)
+        names->list[before].last = (uint64_t)v[2].i;
+    return rc;
+}
+
 int eb_salvage_names(struct eb_salvage *s, const struct eb_node *node)
 {
     for (uint32_t i = 0; i < node->cells; i++) {
@@ -358,7 +375,7 @@ int eb_salvage_names(struct eb_salvage *s, const struct eb_node *node)
         if (n != 2 && !(n == 3 && node->table && v[2].type == EB_V_INT))
             continue;
         if (node->table && v[0].type == EB_V_NULL && v[1].type == EB_V_TEXT)
-            rc = eb_names_add(&s->names, cell.rowid, v[1].data, v[1].len, false);
+            rc = add_tabled(&s->names, &cell, v, n);
         else if (!node->table && v[0].type == EB_V_TEXT && v[1].type == EB_V_INT)
             rc = eb_names_add(&s->names, v[1].i, v[0].data, v[0].len, true);
         if (rc)

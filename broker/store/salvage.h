@@ -28,8 +28,10 @@ enum eb_shape eb_table_shape(const struct eb_cell *cell);
 struct eb_name {
     uint32_t id, at; /* at: in `text` */
     uint8_t len;
-    bool indexed; /* from the index */
-    bool taken;   /* repair: it is in the target */
+    bool indexed;  /* from the index */
+    bool tabled;   /* from the table */
+    bool taken;    /* repair: it is in the target */
+    uint64_t last; /* topics.last_seq */
 };
 struct eb_names {
     struct eb_name *list;
@@ -91,6 +93,7 @@ enum eb_tree {
     EB_TREE_SCHEDULED,
     EB_TREE_SCHEDULED_IDS,
     EB_TREE_SCHEDULED_DUE,
+    EB_TREE_REPLIES,
     EB_TREE_COUNT
 };
 extern const char *const eb_tree_names[EB_TREE_COUNT];

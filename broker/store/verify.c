@@ -374,7 +374,8 @@ static int check_small_trees(struct verify *v)
         EB_TREE_META,      EB_TREE_TOPICS,          EB_TREE_TOPICS_INDEX,  EB_TREE_SEGMENTS,
         EB_TREE_EXPIRY,    EB_TREE_ACKED,           EB_TREE_GONE,          EB_TREE_IDS,
         EB_TREE_CONSUMERS, EB_TREE_CONSUMERS_INDEX, EB_TREE_BLOCKS,        EB_TREE_DEAD,
-        EB_TREE_MARKS,     EB_TREE_SCHEDULED,       EB_TREE_SCHEDULED_IDS, EB_TREE_SCHEDULED_DUE};
+        EB_TREE_MARKS,     EB_TREE_SCHEDULED,       EB_TREE_SCHEDULED_IDS, EB_TREE_SCHEDULED_DUE,
+        EB_TREE_REPLIES};
     int rc = 0;
     for (size_t i = 0; i < sizeof(order) / sizeof(*order) && !rc; i++)
         rc = eb_verify_tree(v, order[i], v->roots.root[order[i]], eb_tree_names[order[i]],
@@ -456,6 +457,8 @@ static int check_all(struct verify *v)
         sum_up(v);
     if (v->last > v->sum->last_seq)
         v->sum->last_seq = v->last;
+    if (!rc)
+        eb_verify_kept(v);
     return rc ? rc : v->oom;
 }
 
@@ -493,6 +496,8 @@ static int verify_pages(const char *path, const struct eb_ops *ops, struct eb_op
     free(v.pairs);
     free(v.seqs.items);
     free(v.closed.items);
+    free(v.consumers.items);
+    free(v.positions.items);
     free(v.lost.list);
     free(v.found.list);
     eb_buf_finish(&v.lists.buf);

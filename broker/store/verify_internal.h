@@ -1,5 +1,6 @@
 /*
- * verify_internal.h - one verify at work: what its parts share (verify.c, verify_lists.c, verify_tables.c).
+ * verify_internal.h - one verify at work: what its parts share (verify.c, verify_lists.c, verify_tables.c,
+ * verify_kept.c).
  */
 #pragma once
 
@@ -65,6 +66,9 @@ struct verify {
     struct eb_seq_list closed; /* segments with a row in `segments`, rising */
     struct lists lists;
     uint64_t expiry_rows, expiry_sum, ttl_rows, ttl_sum;
+    struct eb_seq_list consumers, positions; /* their ids, rising, and `next` of each */
+    uint64_t consumer_names, scheduled_rows, scheduled_ids, scheduled_dues;
+    uint64_t said_block, said_dead; /* consumers whose absence was said */
     int64_t told_ms;
 };
 
@@ -99,3 +103,11 @@ int eb_verify_tree(struct verify *v, enum eb_tree tree, uint32_t root, const cha
 int eb_verify_others(struct verify *v);
 /** The table of topics and its index must say the same. */
 void eb_verify_names(struct verify *v);
+
+/* ---- verify_kept.c: what is kept beside the events ---- */
+
+/** One entry of its tables. False if it cannot be one. */
+bool eb_verify_kept_entry(struct verify *v, enum eb_tree tree, const struct eb_cell *cell,
+                          const struct eb_value *c, int n);
+/** All was seen: does it fit together and to the log? */
+void eb_verify_kept(struct verify *v);

@@ -68,7 +68,7 @@ static bool check_entry(struct verify *v, enum eb_tree tree, const struct eb_cel
         return n == 4 && c[1].type == EB_V_INT && c[2].type == EB_V_INT && c[3].type == EB_V_BLOB &&
                eb_ids_check(cell->rowid, c[3].data, c[3].len) >= 0;
     default:
-        return true;
+        return eb_verify_kept_entry(v, tree, cell, c, n);
     }
 }
 
