@@ -159,9 +159,10 @@ bool eb_session_legacy(struct eb_session *session);
  * Collect: from now on what is published, subscribed, acknowledged … on the session is kept by it, in order, until
  * eb_session_submit hands all of it to the store in one push (or a bound is reached). For a session whose requests
  * come from one thread; that thread calls both, and submits before it waits for anything and before it ends.
+ * Returns how many requests it handed over.
  */
 void eb_session_collect(struct eb_session *session);
-void eb_session_submit(struct eb_session *session);
+unsigned eb_session_submit(struct eb_session *session);
 /**
  * End it: subscriptions leave the table, the queue is emptied, waits end. No encoder or wake call begins after
  * this returned, save on a thread that was on its way into one. Idempotent. Threads: any, no lock held.

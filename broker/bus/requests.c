@@ -31,15 +31,16 @@ void eb_session_collect(struct eb_session *session)
     session->collects = true;
 }
 
-void eb_session_submit(struct eb_session *session)
+unsigned eb_session_submit(struct eb_session *session)
 {
     struct eb_op *first = session->chunk.first, *last = session->chunk.last;
+    unsigned ops = session->chunk.ops;
     eb_publish_end_block(session);
     if (first == NULL)
-        return;
+        return 0;
     atomic_fetch_add(&session->open_bytes, session->chunk.bytes);
-    bool alone = atomic_fetch_add(&session->open, session->chunk.ops) == 0 && session->collects &&
-                 session->chunk.ops == 1 && session->chunk.bytes <= ALONE_BYTES;
+    bool alone = atomic_fetch_add(&session->open, ops) == 0 && session->collects && ops == 1 &&
+                 session->chunk.bytes <= ALONE_BYTES;
     session->chunk.first = session->chunk.last = NULL;
     session->chunk.ops = 0;
     session->chunk.bytes = 0;
@@ -47,6 +48,7 @@ void eb_session_submit(struct eb_session *session)
         eb_store_submit_or_commit(session->bus->store, first);
     else
         eb_store_submit(session->bus->store, first, last);
+    return ops;
 }
 
 void eb_session_request(struct eb_session *session, struct eb_op *op, size_t bytes)

@@ -47,15 +47,16 @@ void eb_ws_conn_wake(struct eb_ws_conn *conn)
         eb_flusher_push(conn->flusher, conn);
 }
 
-void eb_ws_conn_submit(struct eb_ws_conn *conn)
+unsigned eb_ws_conn_submit(struct eb_ws_conn *conn)
 {
     submitting = conn;
-    eb_session_submit(conn->session);
+    unsigned requests = eb_session_submit(conn->session);
     submitting = NULL;
-    if (!conn->sends_itself)
-        return;
-    conn->sends_itself = false;
-    eb_flusher_send(conn->flusher, conn);
+    if (conn->sends_itself) {
+        conn->sends_itself = false;
+        eb_flusher_send(conn->flusher, conn);
+    }
+    return requests;
 }
 
 bool eb_ws_conn_control(struct eb_ws_conn *conn, int opcode, const void *data, size_t len)

@@ -164,7 +164,7 @@ extern const struct eb_session_ops eb_ws_session_ops, eb_ws_binary_session_ops;
 /** The thread's whole life: read until the end, then give the connection up. @conn is not to be used afterwards. */
 void eb_ws_conn_run(struct eb_ws_conn *conn);
 /** Hand the requests of a turn to the store; what is answered at once is sent by this thread. Its thread only. */
-void eb_ws_conn_submit(struct eb_ws_conn *conn);
+unsigned eb_ws_conn_submit(struct eb_ws_conn *conn);
 /** Something is to be sent: hand it to the flusher unless it has it already. Threads: any. */
 void eb_ws_conn_wake(struct eb_ws_conn *conn);
 /** Queue a control frame and wake. False when a close was queued before. */

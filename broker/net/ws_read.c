@@ -15,6 +15,9 @@
  * (R5) Once the connection is closing, messages are dropped; bytes are read on so that the peer's close frame and
  *      end are seen.
  * (R6) What one read brought is one turn: its requests go to the store in one push, before the next read.
+ * (R7) A read that brought little while much of the same connection is open would only add to a queue that is long
+ *      already, at the price of a wake-up for each event, which the committing thread then lacks. So it waits until
+ *      most of that is answered, and takes what has come meanwhile at once (docs/decisions/0020-reads-gather.md).
  */
 #include <errno.h>
 #include <poll.h>
@@ -35,6 +38,9 @@
 #define HOLD_TICK_MS  50
 #define LAST_WORDS_MS 1000 /* for the answers that a closing peer still waits for */
 #define CONTROL_MAX   125
+#define GATHER_OPEN   16 /* requests: fewer are nobody's load */
+#define GATHER_TIMES  4  /* as many as the read brought */
+#define GATHER_MS     20
 
 /* [T] all of it */
 struct eb_ws_reader {
@@ -529,14 +535,25 @@ static bool at_rest(const struct eb_ws_reader *reader)
            reader->in.start == reader->in.end;
 }
 
-/* R6 */
-static void end_turn(struct eb_ws_reader *reader)
+/* R6. Returns how many requests it brought. */
+static unsigned end_turn(struct eb_ws_reader *reader)
 {
     if (reader->messages > 0)
         atomic_fetch_add_explicit(&reader->conn->side->count.messages_in, reader->messages,
                                   memory_order_relaxed);
     reader->messages = 0;
-    eb_ws_conn_submit(reader->conn);
+    return eb_ws_conn_submit(reader->conn);
+}
+
+/* R7 */
+static void let_gather(struct eb_ws_reader *reader, unsigned requests)
+{
+    unsigned many = requests * GATHER_TIMES;
+
+    if (requests == 0 || reader->in.small_reads == 0)
+        return;
+    eb_session_wait_room(reader->conn->session, many < GATHER_OPEN ? GATHER_OPEN : many, SIZE_MAX,
+                         eb_mono_ms() + GATHER_MS);
 }
 
 /* Read and forget until the peer ends or the keeper's patience does. Keeps W5. */
@@ -563,7 +580,7 @@ static void read_frames(struct eb_ws_reader **reader_at)
             return;
         if (s != STEP_AGAIN)
             continue;
-        end_turn(reader);
+        let_gather(reader, end_turn(reader));
         if (eb_ws_input_fill(&reader->in, conn, true))
             continue;
         if (reader->in.eof) {

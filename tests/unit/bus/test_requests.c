@@ -114,8 +114,8 @@ static void collected_requests_go_in_order(void **unused)
     fake_unsubscribe(box, "#");
     fake_publish_on(box, "c");
     assert_int_equal(fake_commit(w, ALL), 0);
-    eb_session_submit(box->session);
-    eb_session_submit(box->session); /* nothing is left */
+    assert_int_equal(eb_session_submit(box->session), 6);
+    assert_int_equal(eb_session_submit(box->session), 0); /* nothing is left */
     assert_int_equal(fake_commit(w, ALL), 6);
     assert_string_equal(fake_drain_all(box), "ok=1 ok#1 ok=2 acked E2 bye ok=3");
     fake_box_close(box);
