@@ -3,7 +3,8 @@
  *
  *   eventbus-raw LIMIT [--folder DIR] [--seconds S] [--batch N] [--bytes N] [--sockets N] [--events N] [--port P]
  *
- * One JSON object on one line on stdout. `http201` is a server: it prints its port, and ends when stdin does.
+ * One JSON object on one line on stdout. `http201` and `group-ack` are servers: they print their port, and end
+ * when stdin does.
  */
 #include <getopt.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ static const struct {
     {"sqlite-insert", raw_sqlite_insert},
     {"sqlite-select", raw_sqlite_select},
     {"http201", raw_http201},
+    {"group-ack", raw_group_ack},
     {"writev", raw_writev},
 };
 

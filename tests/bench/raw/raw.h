@@ -20,7 +20,7 @@ struct raw_options {
 /* One limit: prints its line on stdout. 0, or not when something went wrong (said on stderr). */
 typedef int raw_limit(const struct raw_options *options);
 raw_limit raw_fdatasync_append, raw_fdatasync_overwrite, raw_sqlite_insert, raw_sqlite_select,
-    raw_http201, raw_writev;
+    raw_http201, raw_group_ack, raw_writev;
 
 /** Monotonic seconds. */
 double raw_now(void);

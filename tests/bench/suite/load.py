@@ -88,11 +88,11 @@ class Loader:
         return run_json(argv, 60 + 10 * seconds)
 
     @contextlib.contextmanager
-    def http201(self):
-        """The bare libmicrohttpd: its port and a process to watch."""
+    def raw_server(self, limit, folder="."):
+        """A raw limit that serves: its port and a process to watch."""
         if not os.access(self.raw_program, os.X_OK):
             raise Missing("eventbus-raw is not built")
-        popen = subprocess.Popen([self.raw_program, "http201"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        popen = subprocess.Popen([self.raw_program, limit, "--folder", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             yield json.loads(popen.stdout.readline())["port"], lambda: cpu_seconds(popen.pid)
         finally:

@@ -67,8 +67,17 @@ def raw_limit(context, side):
 
 def bare_http(context, side):
     """The same POSTs to a libmicrohttpd that answers 201 and does nothing."""
-    context.described(side, "eventbus-raw http201")
-    with context.loader.http201() as (port, cpu):
+    return bare(context, side, "http201")
+
+
+def bare_group_ack(context, side):
+    """A thread a connection that reads, one that syncs 4 KiB for all that wait and answers them; nothing else."""
+    return bare(context, side, "group-ack")
+
+
+def bare(context, side, limit):
+    context.described(side, f"eventbus-raw {limit}")
+    with context.loader.raw_server(limit, context.folder(side.name, make=True)) as (port, cpu):
         before = cpu()
         figures = context.loader.run(side.target, with_seconds(context, side), port, 60 + 20 * seconds_of(context, side))
         figures["broker_cpu_s"] = round(cpu() - before, 3)
@@ -244,7 +253,7 @@ def wrk(context, side):
                                      'function done(s, l, r)\n  io.write(string.format("JSON %d %d %d %d\\n", s.requests, s.duration, '
                                      'l:percentile(50), l:percentile(99)))\nend\n')
     context.described(side, "wrk -t1 -c64 -s post.lua http://127.0.0.1:PORT/v1/topics/bench.0/events")
-    with context.loader.http201() as (port, _):
+    with context.loader.raw_server("http201") as (port, _):
         seconds = max(1, round(seconds_of(context, side)))
         try:
             out = subprocess.run(["wrk", "-t1", "-c64", f"-d{seconds}s", "-s", folder / "post.lua", f"http://127.0.0.1:{port}/v1/topics/bench.0/events"],
