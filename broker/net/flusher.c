@@ -200,19 +200,23 @@ static void put_part_back(struct eb_ws_conn *conn)
     conn->have_part = false;
 }
 
-static void wait_out(struct eb_flusher *flusher, struct eb_ws_conn *conn)
+/*
+ * Not called by the flusher's own thread (F1), @conn may be that one's again before epoll_ctl has returned: nothing of
+ * it is touched behind the call that succeeds.
+ */
+static bool wait_out(struct eb_flusher *flusher, struct eb_ws_conn *conn)
 {
     struct epoll_event event = {.events = EPOLLOUT | EPOLLONESHOT, .data.ptr = conn};
     int op = conn->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
-    conn->want_out = true;
-    if (epoll_ctl(flusher->epoll, op, conn->fd, &event) == 0) {
-        conn->registered = true;
-        return;
-    }
+    conn->want_out = conn->registered = true;
+    if (epoll_ctl(flusher->epoll, op, conn->fd, &event) == 0)
+        return true;
     conn->want_out = false;
+    conn->registered = op == EPOLL_CTL_MOD;
     eb_warn(NULL, "a WebSocket of %s is given up: epoll: %s", conn->peer, strerror(errno));
     eb_ws_conn_break(conn);
+    return false;
 }
 
 enum outcome { SENT_ALL, SENT_MORE_WAITS, SENT_BLOCKED, SENT_BROKEN };
@@ -271,8 +275,7 @@ static bool flush(struct eb_flusher *flusher, struct eb_ws_conn *conn)
     if (outcome == SENT_BLOCKED) {
         long long none = 0;
         atomic_compare_exchange_strong(&conn->blocked_ms, &none, eb_mono_ms());
-        wait_out(flusher, conn);
-        if (conn->want_out)
+        if (wait_out(flusher, conn))
             return false;
         outcome = SENT_BROKEN;
     } else if (outcome == SENT_BROKEN && !(state & EB_CONN_DEAD)) {
