@@ -160,14 +160,6 @@ void eb_publish_destroy(struct eb_publish *pub)
     free(publish);
 }
 
-static bool is_reply(const struct eb_draft *draft)
-{
-    static const char word[] = "_reply";
-    const size_t len = sizeof(word) - 1;
-    return draft->topic_len >= len && memcmp(draft->topic, word, len) == 0 &&
-           (draft->topic_len == len || draft->topic[len] == '.');
-}
-
 /* What the draft asks beside, for the member that comes next. -1 with @err. */
 static int ask(struct eb_bus *bus, struct eb_publish *pub, const struct eb_draft *draft,
                struct eb_error *err)
@@ -211,7 +203,7 @@ int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_d
         eb_fail(err, EB_INVALID_REQUEST, "ttl is negative; 0 means no expiry");
         goto refused;
     }
-    if (is_reply(draft))
+    if (eb_topic_is_reply(draft->topic, draft->topic_len))
         copy.ttl = EB_REPLY_TTL;
     if ((draft->has_expected || draft->deliver_at_ms != 0) && ask(bus, pub, draft, err) < 0)
         goto refused;

@@ -84,8 +84,9 @@ struct eb_op_result {
 struct eb_op {
     struct eb_op *next;
     enum eb_op_kind kind;
-    uint32_t count; /* publish, auto_ack; due: how many there were, the store sets it */
-    uint32_t room;  /* due: room in events and results */
+    uint32_t
+        count; /* publish, auto_ack; due: 0 when submitted, the store sets how many there were */
+    uint32_t room; /* due: room in events and results */
     struct eb_event *
         *events; /* publish: each one's seq and timestamp are set when it is new; due: one reference
                                      each for the submitter */
