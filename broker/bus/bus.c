@@ -325,6 +325,8 @@ void eb_bus_counters(struct eb_bus *bus, struct eb_bus_counters *ret)
     READ(shared_hits);
     READ(shared_misses);
     READ(due);
+    uint64_t feeds = atomic_load_explicit(&from->feeds_lagging, memory_order_relaxed);
+    ret->lagging -= feeds < ret->lagging ? feeds : ret->lagging; /* subscribers' only */
     ret->shared_bytes = eb_shared_bytes(bus->shared);
     for (size_t i = 0; i < EB_CODE_COUNT; i++)
         READ(publish_refused[i]);

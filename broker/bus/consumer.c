@@ -50,6 +50,7 @@ struct eb_consumer *eb_consumer_create(struct eb_consumers *all, const char *nam
     consumer->due_ms = consumer->keep_ms = INT64_MAX;
     consumer->keep.waiting_end = &consumer->keep.waiting;
     consumer->changes_end = &consumer->changes;
+    consumer->reasons_end = &consumer->reasons;
     consumer->said.alone_ms = -1;
     snprintf(consumer->name, sizeof(consumer->name), "%s", name);
     snprintf(consumer->dead_topic, sizeof(consumer->dead_topic), "$dead.%s", name);

@@ -336,6 +336,11 @@ void eb_changes_refuse(struct eb_consumers *all, struct eb_consumer *consumer)
     eb_lock_take(lock);
     struct eb_change *change = *first;
     *first = NULL;
+    if (consumer != NULL && consumer->keep.change != NULL && consumer->keep.change->again) {
+        consumer->keep.change->next = change; /* between two steps: it ends here */
+        change = consumer->keep.change;
+        consumer->keep.change = NULL;
+    }
     if (consumer != NULL)
         consumer->changes_end = first;
     else
@@ -482,6 +487,23 @@ static bool same_push(const struct eb_consumer_settings *a, const struct eb_cons
              a->push.concurrency == b->push.concurrency));
 }
 
+/* A worklist cannot change its order: another one with what is open. No worker is attached. */
+static void order_again_locked(struct eb_consumer *consumer,
+                               const struct eb_worklist_config *config)
+{
+    struct eb_worklist *list;
+    if (eb_worklist_copy(consumer->list, config, &list) < 0) {
+        eb_warn("EB-CONSUMER-DAMAGED",
+                "out of memory: the order of consumer %s holds from the next start on",
+                consumer->name);
+        return;
+    }
+    eb_worklist_destroy(consumer->list);
+    consumer->list = list;
+    consumer->gen++;
+    eb_consumer_changed_locked(consumer);
+}
+
 static void replaced_locked(struct eb_consumer *consumer, struct eb_change *change)
 {
     struct eb_consumer_settings *old = consumer->settings;
@@ -490,6 +512,8 @@ static void replaced_locked(struct eb_consumer *consumer, struct eb_change *chan
     change->settings = old;
     eb_consumer_config(consumer->settings, &config);
     eb_worklist_configure(consumer->list, &config);
+    if (consumer->damaged) /* whether there was an order was not known */
+        order_again_locked(consumer, &config);
     consumer->feed_afresh = true;
     if (!same_push(old, consumer->settings) || consumer->was_stopped) {
         eb_workers_release_locked(consumer, "push");
@@ -536,7 +560,7 @@ struct eb_change *eb_change_committed_locked(struct eb_consumer *consumer, struc
     atomic_store(&consumer->all->hold_afresh, true);
     if (!ok && (verb == EB_CONSUMER_PUT || verb == EB_CONSUMER_STOP))
         memcpy(consumer->stopped, change->stopped, sizeof(change->stopped));
-    if (more && ok) {
+    if (more && ok && !consumer->stopping) {
         change->again = true; /* eb_changes_turn goes on */
         return NULL;
     }

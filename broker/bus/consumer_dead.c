@@ -30,8 +30,29 @@ void eb_reason_set_locked(struct eb_consumer *consumer, uint64_t seq, const char
     size_t len = strnlen(text, EB_REASON_MAX);
     memcpy(reason->text, len != 0 ? text : "term", len != 0 ? len : 4);
     reason->text[len != 0 ? len : 4] = '\0';
-    reason->next = consumer->reasons;
-    consumer->reasons = reason;
+    reason->next = NULL;
+    *consumer->reasons_end = reason; /* they are asked for in about this order */
+    consumer->reasons_end = &reason->next;
+}
+
+static struct eb_reason *unlink_locked(struct eb_consumer *consumer, uint64_t seq)
+{
+    struct eb_reason **at = &consumer->reasons;
+    while (*at != NULL && (*at)->seq != seq)
+        at = &(*at)->next;
+    struct eb_reason *reason = *at;
+    if (reason == NULL)
+        return NULL;
+    *at = reason->next;
+    if (*at == NULL)
+        consumer->reasons_end = at;
+    return reason;
+}
+
+void eb_reason_drop_locked(struct eb_consumer *consumer, uint64_t seq)
+{
+    if (consumer->reasons != NULL)
+        free(unlink_locked(consumer, seq));
 }
 
 void eb_reasons_clear_locked(struct eb_consumer *consumer)
@@ -41,19 +62,16 @@ void eb_reasons_clear_locked(struct eb_consumer *consumer)
         free(reason);
     }
     consumer->reasons = NULL;
+    consumer->reasons_end = &consumer->reasons;
 }
 
 static void reason_take_locked(struct eb_consumer *consumer, uint64_t seq, char *ret, bool ended)
 {
-    struct eb_reason **at = &consumer->reasons;
-    while (*at != NULL && (*at)->seq != seq)
-        at = &(*at)->next;
-    struct eb_reason *reason = *at;
-    memcpy(ret, ended ? "term" : "max_deliver", ended ? 5 : 12);
-    if (reason == NULL)
-        return;
-    memcpy(ret, reason->text, sizeof(reason->text));
-    *at = reason->next;
+    struct eb_reason *reason = unlink_locked(consumer, seq);
+    snprintf(ret, EB_REASON_MAX + 1, "%s",
+             reason != NULL ? reason->text
+             : ended        ? "term"
+                            : "max_deliver");
     free(reason);
 }
 
@@ -64,6 +82,7 @@ struct burial {
     struct eb_consumer *consumer;
     uint64_t gen, seq;
     uint32_t deliveries;
+    bool ended; /* by a term, whose reason it is */
     char reason[EB_REASON_MAX + 1];
     struct eb_event *event; /* the dead letter to be; NULL: only the list changes */
     struct eb_op op;
@@ -90,7 +109,7 @@ static void put_off_locked(struct burial *burial, bool failed)
         return;
     if (burial->buried || eb_worklist_bury(consumer->list, burial->seq))
         eb_worklist_buried(consumer->list, burial->seq, false);
-    if (strcmp(burial->reason, "max_deliver") != 0)
+    if (burial->ended)
         eb_reason_set_locked(consumer, burial->seq, burial->reason);
     if (failed)
         consumer->bury_ms = eb_consumers_now() + EB_CONSUMER_RETRY_MS;
@@ -333,6 +352,7 @@ static struct burial *burial_locked(struct eb_consumer *consumer, const struct e
     burial->gen = consumer->gen;
     burial->seq = view->seq;
     burial->deliveries = view->delivery;
+    burial->ended = view->ended;
     reason_take_locked(consumer, view->seq, burial->reason, view->ended);
     consumer->burials++;
     return burial;

@@ -123,13 +123,13 @@ struct eb_consumer {
     bool was_stopped;                      /* [K] committed */
     struct eb_worklist *list;              /* [K] */
     uint64_t gen; /* [K] changes with seek: what belongs to an older one is dropped */
-    struct eb_consumer_cache cache;    /* [K] */
-    struct eb_state_counts counts;     /* [K] kept on disk */
-    uint64_t delivered, acked;         /* [K] since the start */
-    uint64_t dead_waiting;             /* [K] */
-    struct eb_reason *reasons;         /* [K] of those that are dying by `term` */
-    struct eb_untold untold;           /* [K] */
-    uint64_t suspect_from, suspect_to; /* [K] a damaged block's: not all in it match */
+    struct eb_consumer_cache cache;           /* [K] */
+    struct eb_state_counts counts;            /* [K] kept on disk */
+    uint64_t delivered, acked;                /* [K] since the start */
+    uint64_t dead_waiting;                    /* [K] */
+    struct eb_reason *reasons, **reasons_end; /* [K] of those that are dying by `term` */
+    struct eb_untold untold;                  /* [K] */
+    uint64_t suspect_from, suspect_to;        /* [K] a damaged block's: not all in it match */
 
     struct eb_consumer_worker *workers; /* [K] circular: the next to be served */
     uint32_t worker_count;              /* [K] */
@@ -356,4 +356,5 @@ void eb_redrive_free(struct eb_redrive *redrive); /* NULL is fine */
 /** Begin to give up what is dying. [T] */
 void eb_consumer_bury(struct eb_consumer *consumer);
 void eb_reason_set_locked(struct eb_consumer *consumer, uint64_t seq, const char *text);
+void eb_reason_drop_locked(struct eb_consumer *consumer, uint64_t seq);
 void eb_reasons_clear_locked(struct eb_consumer *consumer);

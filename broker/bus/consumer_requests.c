@@ -20,6 +20,7 @@ static void answer_one_locked(struct eb_consumer *consumer, struct eb_consumer_r
         if (eb_worklist_open(list) < open) {
             consumer->acked++;
             eb_event_unref(eb_cache_take(&consumer->cache, seq));
+            eb_reason_drop_locked(consumer, seq);
         }
         break;
     case EB_CONSUMER_NACK:

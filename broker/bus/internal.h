@@ -368,7 +368,7 @@ struct eb_bus_atomics { /* relaxed; read by eb_bus_counters */
     _Atomic uint64_t published, publish_refused[EB_CODE_COUNT], delivered, acked;
     _Atomic uint64_t subscriptions, sessions, lagging, lagged_total, replays_total;
     _Atomic uint64_t gaps[EB_GAP_DELETED + 1], match_hits, match_misses, pages;
-    _Atomic uint64_t replaying, shared_hits, shared_misses, due;
+    _Atomic uint64_t replaying, feeds_lagging, shared_hits, shared_misses, due;
 };
 
 struct eb_bus {

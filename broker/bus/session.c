@@ -227,7 +227,7 @@ void eb_sub_move_locked(struct eb_sub *sub, enum eb_sub_state to)
     if (to == EB_SUB_REPLAYING) {
         session->replaying++;
         eb_count(session->bus->counters.replaying, 1);
-        eb_count(session->bus->counters.replays_total, 1);
+        eb_count(session->bus->counters.replays_total, !session->feed);
     }
     if (from == EB_SUB_LIVE || to == EB_SUB_LIVE) {
         session->gen++;
@@ -246,7 +246,8 @@ void eb_session_lag_locked(struct eb_session *session, uint64_t cursor)
     if (session->shared.cursor < cursor)
         session->shared.cursor = cursor;
     eb_count(session->bus->counters.lagging, 1);
-    eb_count(session->bus->counters.lagged_total, 1);
+    eb_count(session->bus->counters.feeds_lagging, session->feed);
+    eb_count(session->bus->counters.lagged_total, !session->feed);
     eb_shared_lags(session->bus->shared, session->shared.cursor);
     eb_stream_kick_locked(&session->shared);
 }
@@ -259,6 +260,7 @@ void eb_session_catch_up_locked(struct eb_session *session, uint64_t cursor)
     session->shared.cursor = cursor;
     stop_waiting_locked(&session->shared);
     eb_count(session->bus->counters.lagging, -1);
+    eb_count(session->bus->counters.feeds_lagging, -(uint64_t)session->feed);
 }
 
 /* ---- the queue ---- */

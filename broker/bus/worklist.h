@@ -169,6 +169,9 @@ int eb_worklist_load(struct eb_worklist *list, uint64_t number, const uint8_t *d
  * not; its caller finds out when it reads the events. 0 or -ENOMEM.
  */
 int eb_worklist_reopen(struct eb_worklist *list, uint64_t number);
+/** Another list with the same open events as after a restart, and another config, even another order. 0 or -ENOMEM. */
+int eb_worklist_copy(struct eb_worklist *list, const struct eb_worklist_config *config,
+                     struct eb_worklist **ret);
 /** The log ends before @end (it has lost its last events): nothing from there on is known or open. */
 void eb_worklist_cut(struct eb_worklist *list, uint64_t end);
 

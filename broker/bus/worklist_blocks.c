@@ -163,3 +163,30 @@ int eb_worklist_load(struct eb_worklist *list, uint64_t number, const uint8_t *d
         block->dirty = false; /* it is what is stored */
     return 0;
 }
+
+int eb_worklist_copy(struct eb_worklist *list, const struct eb_worklist_config *config,
+                     struct eb_worklist **ret)
+{
+    struct eb_worklist_delta delta;
+    int rc;
+
+    for (size_t i = 0; i < list->block_count; i++)
+        list->blocks[i].dirty = true;
+    rc = eb_worklist_collect(list, 0, &delta);
+    if (rc < 0)
+        return rc;
+    rc = eb_worklist_create(config, delta.next, ret);
+    for (size_t i = 0; rc == 0 && i < delta.count; i++) {
+        if (delta.blocks[i].len > 0)
+            rc = eb_worklist_load(*ret, delta.blocks[i].number, delta.blocks[i].data,
+                                  delta.blocks[i].len, 0);
+        if (rc < 0)
+            eb_worklist_destroy(*ret);
+    }
+    if (rc == 0)
+        eb_worklist_uncollect(*ret, &delta);
+    else
+        eb_worklist_uncollect(list, &delta);
+    eb_worklist_delta_finish(&delta);
+    return rc;
+}

@@ -352,6 +352,59 @@ static void a_position_beyond_the_log_is_set_back(void **state)
     fake_close(w);
 }
 
+/* Settings that could not be read and are PUT with an order: what is open comes in that order from then on. */
+static void order_comes_back_with_the_settings(void **state)
+{
+    static const char settings[] = "{\"patterns\":[\"#\"],\"from\":\"all\",\"order\":\"topic\"}";
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", settings);
+    publish(w, "x", 3);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    leave_quietly(a);
+    fake_disk_damage_settings("c");
+    fake_restart(w);
+    assert_string_equal(put(w, "c", settings), "ok");
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1:2");
+    assert_string_equal(ack(w, "c", 1), "ok");
+    assert_string_equal(given(a), "2");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* ---- a feed is no subscriber ---- */
+
+static void acks_by_itself(struct eb_bus_config *config)
+{
+    config->auto_ack = true;
+}
+
+/* What a consumer takes is neither marked by auto_ack nor counted or listed as a subscriber's. */
+static void a_feed_is_no_subscriber(void **state)
+{
+    struct fake_world *w = fake_open(acks_by_itself);
+    struct eb_bus_counters counters;
+    struct eb_subscription_info *list;
+    make(w, "c", "{\"patterns\":[\"#\"],\"from\":\"all\",\"max_inflight\":1}");
+    publish(w, "t", 20);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    publish(w, "t", 20); /* its feed lags */
+    fake_consume(w);
+    eb_bus_counters(w->bus, &counters);
+    assert_int_equal(counters.sessions, 0);
+    assert_int_equal(counters.subscriptions, 0);
+    assert_int_equal(counters.delivered, 0);
+    assert_int_equal(counters.lagging, 0);
+    assert_int_equal(eb_bus_subscriptions(w->bus, 0, 10, &list), 0);
+    free(list);
+    leave_quietly(a);
+    fake_restart(w);
+    assert_false(fake_acked(w, 1));
+    fake_close(w);
+}
+
 /* ---- order ---- */
 
 #define ORDERED "{\"patterns\":[\"#\"],\"from\":\"all\",\"order\":\"topic\",\"order_window\":4}"
@@ -533,6 +586,8 @@ int main(void)
         cmocka_unit_test(damaged_settings_wait_for_a_put),
         cmocka_unit_test(a_damaged_block_is_delivered_again),
         cmocka_unit_test(a_position_beyond_the_log_is_set_back),
+        cmocka_unit_test(order_comes_back_with_the_settings),
+        cmocka_unit_test(a_feed_is_no_subscriber),
         cmocka_unit_test(one_of_a_key_at_a_time),
         cmocka_unit_test(a_stuck_key_fills_its_window_and_no_more),
         cmocka_unit_test(order_by_a_header),
