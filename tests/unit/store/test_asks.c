@@ -23,6 +23,8 @@ static struct world *world_new(bool memory)
     w->fx.log = memory ? NULL : w->path;
     w->fx.free = UINT64_MAX / 2;
     w->fx.config.max_scheduled = 1000;
+    w->fx.config.durability = EB_DURABILITY_OS;
+    w->fx.config.dedupe_max = 100000;
     fx_open(&w->fx);
     return w;
 }
@@ -231,6 +233,129 @@ static void members_and_ops_see_what_is_before_them(void **state)
     act_free(last);
     act_free(other);
     world_free(w);
+}
+
+#define GROUP 6
+#define WORDS 5
+
+/* What a store should be: topics' last seqs, ids that are known. */
+struct simple {
+    uint64_t last[WORDS], next;
+    uint64_t seq_of[100000]; /* by id; 0: not known */
+    uint32_t random;
+};
+
+static uint32_t chance(struct simple *s, uint32_t n)
+{
+    s->random = s->random * 1664525u + 1013904223u;
+    return (s->random >> 8) % n;
+}
+
+static const char *const words[WORDS] = {"a", "b", "c", "d", "e"};
+
+/* A random op; what it asks is right most of the time, as far as this can know. */
+static struct act *random_op(struct world *w, struct simple *s, unsigned *next_id,
+                             const uint64_t last[WORDS])
+{
+    struct act *act = act_new(&w->fx, EB_OP_PUBLISH);
+    unsigned count = 1 + chance(s, 8);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned word = chance(s, WORDS);
+        unsigned id = chance(s, 8) ? ++*next_id : 1 + chance(s, *next_id + 1);
+        struct eb_op_ask ask = {.has_expected = chance(s, 3) > 0,
+                                .expected = chance(s, 10) ? last[word] : chance(s, 50)};
+        member(act, id, words[word], words[word], ask);
+    }
+    return act;
+}
+
+static unsigned id_of(const struct eb_event *event)
+{
+    unsigned id;
+    memcpy(&id, event->id, sizeof(id));
+    return id;
+}
+
+/* The op on the simple store: what it must have been answered. */
+static void check_op(struct simple *s, const struct act *act, uint64_t seqs[100000])
+{
+    struct simple *t = malloc(sizeof(*t));
+    enum eb_code code = EB_OK;
+    assert_non_null(t);
+    *t = *s;
+    for (uint32_t i = 0; code == EB_OK && i < act->op.count; i++) {
+        const struct eb_event *event = act->events[i];
+        unsigned word = (unsigned)(event->topic[0] - 'a'), id = id_of(event);
+        if (t->seq_of[id]) {
+            if (seqs[id] != word)
+                code = EB_MESSAGE_ID_REUSED;
+            else if (act->op.err.code == EB_OK)
+                assert_true(act->results[i].duplicate && act->results[i].seq == t->seq_of[id]);
+        } else if (act->op.asks[i].has_expected && act->op.asks[i].expected != t->last[word]) {
+            code = EB_CONFLICT;
+            assert_int_equal(act->op.err.last_seq, t->last[word]);
+        } else {
+            t->last[word] = t->seq_of[id] = t->next++;
+            seqs[id] = word;
+            if (act->op.err.code == EB_OK)
+                assert_int_equal(act->results[i].seq, t->seq_of[id]);
+        }
+        if (code != EB_OK)
+            assert_int_equal(act->op.err.index, i);
+    }
+    assert_int_equal(act->op.err.code, code);
+    if (code == EB_OK)
+        *s = *t;
+    free(t);
+}
+
+static void groups_as_one_by_one(bool memory, uint32_t seed)
+{
+    struct world *w = world_new(memory);
+    struct simple *s = calloc(1, sizeof(*s));
+    uint64_t *words_of = calloc(100000, sizeof(*words_of));
+    unsigned next_id = 0, conflicts = 0;
+    s->next = 1;
+    s->random = seed;
+    for (int round = 0; round < 150; round++) {
+        struct act *group[GROUP];
+        uint64_t guess[WORDS];
+        memcpy(guess, s->last, sizeof(guess));
+        for (int i = 0; i < GROUP; i++) {
+            group[i] = random_op(w, s, &next_id, guess);
+            submit(group[i]);
+            for (unsigned n = 0; n < WORDS && chance(s, 2); n++)
+                guess[n] = s->next + chance(s, 8);
+        }
+        bool fails = chance(s, 8) == 0;
+        w->fx.fault =
+            (struct fault){.at = fails ? (int)chance(s, 4) : -1, .code = -EIO, .lasting = true};
+        unsigned hits = w->fx.fault.hits;
+        eb_writer_drain(w->fx.store);
+        fails = w->fx.fault.hits > hits;
+        w->fx.fault.at = -1;
+        w->fx.mono += 10000;
+        for (int i = 0; i < GROUP; i++) {
+            if (!fails)
+                check_op(s, group[i], words_of);
+            conflicts += group[i]->op.err.code == EB_CONFLICT;
+            act_free(group[i]);
+        }
+        assert_int_equal(eb_store_last_seq(w->fx.store), s->next - 1);
+    }
+    assert_true(conflicts > 20);
+    free(words_of);
+    free(s);
+    world_free(w);
+}
+
+/* However ops are grouped, refused or tried again: each is judged as if all before it had been stored one by one. */
+static void groups_are_as_one_by_one(void **state)
+{
+    for (uint32_t seed = 1; seed <= 10; seed++) {
+        groups_as_one_by_one(true, seed);
+        groups_as_one_by_one(false, seed);
+    }
 }
 
 /* ---- scheduled ---- */
@@ -514,6 +639,7 @@ int main(void)
         cmocka_unit_test(condition_in_memory),
         cmocka_unit_test(repeat_comes_before_the_condition),
         cmocka_unit_test(members_and_ops_see_what_is_before_them),
+        cmocka_unit_test(groups_are_as_one_by_one),
         cmocka_unit_test(waits_until_it_is_due),
         cmocka_unit_test(id_is_taken_when_scheduled),
         cmocka_unit_test(may_be_taken_back),
