@@ -132,10 +132,10 @@ void eb_embed_leave(eb_broker *broker)
 
 /* ---- parts ---- */
 
-void eb_embed_add(eb_broker *broker, struct eb_embed_part *part, unsigned threads,
+void eb_embed_add(struct eb_embed_part *part, unsigned threads,
                   void (*end)(struct eb_embed_part *part))
 {
-    part->broker = broker;
+    eb_broker *broker = part->broker;
     part->end = end;
     eb_lock_take(&broker->lock);
     broker->threads += threads;

@@ -18,7 +18,7 @@ void eb_embed_leave(eb_broker *broker);
  * for its threads until they touch nothing of the broker any more.
  */
 struct eb_embed_part {
-    struct eb_broker *broker;                /* [I] */
+    struct eb_broker *broker;                /* [I] set before its threads are made */
     struct eb_embed_part *prev, *next;       /* [B] */
     bool open;                               /* [B] on the list */
     void (*end)(struct eb_embed_part *part); /* [I] off the list: end its threads, free it */
@@ -27,7 +27,7 @@ struct eb_embed_part {
  * Onto the list, with so many threads, which are there already. Within a call (eb_embed_enter): so it is not ended before
  * that is over.
  */
-void eb_embed_add(eb_broker *broker, struct eb_embed_part *part, unsigned threads,
+void eb_embed_add(struct eb_embed_part *part, unsigned threads,
                   void (*end)(struct eb_embed_part *part));
 /** So many threads more, for a part that counts them before it is added (then with 0). */
 void eb_embed_threads_come(eb_broker *broker, unsigned threads);

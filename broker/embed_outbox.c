@@ -310,7 +310,7 @@ static int start(eb_broker_outbox *outbox, char *err)
     outbox->forgotten = outbox->mark;
     rc = -pthread_create(&outbox->thread, NULL, thread_main, outbox);
     if (rc == 0)
-        eb_embed_add(outbox->part.broker, &outbox->part, 1, end);
+        eb_embed_add(&outbox->part, 1, end);
     else
         snprintf(err, EB_BROKER_ERROR, "cannot start the outbox's thread: %s", strerror(-rc));
     return rc;

@@ -256,7 +256,7 @@ static eb_broker_subscription *make(eb_broker *broker, const eb_broker_handler *
     struct eb_session *session = eb_session_ref(sub->session); /* the thread's */
     *ret_rc = -pthread_create(&sub->thread, NULL, thread_main, sub);
     if (*ret_rc == 0) {
-        eb_embed_add(broker, &sub->part, 1, end);
+        eb_embed_add(&sub->part, 1, end);
         return sub;
     }
     eb_session_close(session);

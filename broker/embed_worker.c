@@ -363,7 +363,7 @@ static int work(eb_broker *broker, const char *name, const eb_broker_worker_opti
         return eb_fail(error, EB_INTERNAL, "cannot start a worker's thread: %s", strerror(-rc));
     }
     *ret = worker;
-    eb_embed_add(broker, &worker->part, 0, end);
+    eb_embed_add(&worker->part, 0, end);
     eb_consumer_begin(worker->place);
     return 0;
 }
