@@ -37,6 +37,53 @@ static int step_scheduled(struct log_fixture *fx, int number)
     return rc;
 }
 
+/* What consumers keep (state.h), each step over what the one before it left. */
+static int step_kept(struct log_fixture *fx, int number, int attempt)
+{
+    const uint8_t data[2] = {(uint8_t)number, (uint8_t)attempt};
+    const struct eb_state_write writes[] = {
+        {.kind = number % 2 ? EB_STATE_POSITION : EB_STATE_CONSUMER,
+         .consumer = 1,
+         .name = "c",
+         .settings = "{}",
+         .next = (uint64_t)number * 10 + (uint64_t)attempt},
+        {.kind = EB_STATE_BLOCK, .consumer = 1, .block = 7, .data = data, .len = 2},
+        {.kind = EB_STATE_BLOCK, .consumer = 1, .block = (uint64_t)number, .data = data, .len = 1},
+        {.kind = EB_STATE_BLOCK, .consumer = 1, .block = (uint64_t)number - 1},
+        {.kind = EB_STATE_DEAD_ADD, .consumer = 1},
+        {.kind = EB_STATE_DEAD_DROP, .consumer = 1, .seq = (uint64_t)(number - 1) * 3 + 1},
+        {.kind = EB_STATE_MARK, .name = "m", .next = (uint64_t)number * 10 + (uint64_t)attempt},
+        {.kind = EB_STATE_CONSUMER, .consumer = 2, .name = "d", .settings = "{}"},
+        {.kind = EB_STATE_BLOCKS_CLEAR, .consumer = 2},
+        {.kind = EB_STATE_DROP, .consumer = 2},
+    };
+    int rc = 0;
+
+    for (size_t i = 0; i < sizeof(writes) / sizeof(*writes) && rc == 0; i++)
+        if (writes[i].kind != EB_STATE_BLOCK || writes[i].len || number > 0)
+            rc = fx->engine->ops->state(fx->engine, &writes[i], (uint64_t)number * 3 + 1);
+    return rc;
+}
+
+/* Of the last step's committed attempt, and nothing of any other. */
+static void check_kept(struct log_fixture *fx, const int attempts[STEPS])
+{
+    sqlite3 *db = eb_sqlite_of(fx->engine)->db;
+    int64_t last = (STEPS - 1) * 10 + attempts[STEPS - 1], n = -1;
+    uint64_t mark = 0;
+
+    assert_int_equal(fx->engine->ops->mark(fx->engine, "m", &mark), 0);
+    assert_int_equal(mark, last);
+    assert_int_equal(eb_sql_int(db, "SELECT next FROM consumers", -1, &n), 0);
+    assert_int_equal(n, last);
+    assert_int_equal(eb_sql_int(db, "SELECT sum(block) FROM open_blocks", -1, &n), 0);
+    assert_int_equal(n, 7 + STEPS - 1);
+    assert_int_equal(eb_sql_int(db, "SELECT sum(seq) FROM dead_letters", -1, &n), 0);
+    assert_int_equal(n, (STEPS - 1) * 3 + 1);
+    assert_int_equal(eb_sql_int(db, "SELECT count(*) FROM consumers", -1, &n), 0);
+    assert_int_equal(n, 1);
+}
+
 /* One step of the script, all or nothing; -errno when it failed and was rolled back. */
 static int step(struct log_fixture *fx, int number, int attempt)
 {
@@ -57,6 +104,8 @@ static int step(struct log_fixture *fx, int number, int attempt)
     }
     if (rc == 0)
         rc = step_scheduled(fx, number);
+    if (rc == 0)
+        rc = step_kept(fx, number, attempt);
     if (rc == 0 && number == 3)
         rc = ops->ack(fx->engine, 2, fx->now);
     if (rc == 0 && number == 4)
@@ -143,10 +192,12 @@ static bool round_with_fault(int n, int code, bool lasting)
     hits = vfs_fault.hits;
     vfs_fault.at = -1;
     check_payloads(&fx, attempts);
+    check_kept(&fx, attempts);
     fx_close(&fx);
     fx.config.vfs = NULL;
     fx_open(&fx);
     check_payloads(&fx, attempts);
+    check_kept(&fx, attempts);
     check_sound(&fx);
     fx_finish(&fx);
     return hits > 0;

@@ -2,8 +2,8 @@
  * test_power.c - the power is cut at any moment, again and again; an outside ledger knows what was answered.
  *
  * After each cut: what was answered is there, as it was; no seq was given twice; no batch is there in part; nothing
- * fails its checksum. The same with syncs that do nothing, and with a broker that answers before the commit, must
- * fail: that shows that the test can see.
+ * fails its checksum; what a publish keeps is there with it or not at all. The same with syncs that do nothing, and
+ * with a broker that answers before the commit, must fail: that shows that the test can see.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -36,6 +36,8 @@ struct ledger {
     struct promise *promises; /* by number, from 1 */
     uint64_t *number_of;      /* by seq: which event was answered or read under it */
     uint8_t *members;         /* of each batch, as read */
+    uint8_t *dead;            /* by seq: it is listed as a dead letter */
+    uint64_t listed;          /* of them */
     uint32_t next;
     uint64_t random, checked, read, opened;
     bool early, ignore_sync;
@@ -120,21 +122,52 @@ static bool read_log(struct ledger *l, struct eb_store *store, uint8_t *there)
     return good;
 }
 
+/* Each batch has listed its first event, and brought a mark with it. */
+static bool read_kept(struct ledger *l, struct eb_store *store)
+{
+    struct eb_reader *reader;
+    uint64_t seqs[100], after = 0, mark;
+    ptrdiff_t n = 0;
+    assert_int_equal(eb_reader_create(store, &reader), 0);
+    memset(l->dead, 0, IDS_MAX);
+    l->listed = 0;
+    while ((n = eb_reader_dead(reader, 1, after, seqs, 100)) > 0) {
+        for (ptrdiff_t i = 0; i < n; i++)
+            l->dead[seqs[i] < IDS_MAX ? seqs[i] : 0] = 1;
+        after = seqs[n - 1];
+        l->listed += (uint64_t)n;
+    }
+    eb_reader_destroy(reader);
+    if (n < 0 || eb_store_mark(store, "last", &mark) < 0)
+        return broken(l, "what is kept cannot be read", 0, 0);
+    if (mark != after)
+        return broken(l, "the mark and the list are of different commits", mark, after);
+    return true;
+}
+
 /* True: the log keeps what was promised. */
 static bool check(struct ledger *l, struct eb_store *store)
 {
     uint8_t *there = calloc(l->next + 1, 1);
     memset(l->members, 0, l->next + 1);
-    bool good = read_log(l, store, there);
+    bool good = read_log(l, store, there) && read_kept(l, store);
+    uint64_t batches = 0;
     for (uint32_t n = 1; n < l->next && good; n++) {
         struct promise *p = &l->promises[n];
         if (p->answered && !there[n])
             good = broken(l, "answered and lost", n, p->seq);
         if (p->seq && there[n] == 0 && !p->answered)
             good = broken(l, "read once and lost", n, p->seq);
+        batches += p->members && there[n];
+        if (p->members && there[n] && !l->dead[p->seq])
+            good = broken(l, "stored without what it keeps", n, p->seq);
+        if (there[n] && l->dead[p->seq] && !p->members)
+            good = broken(l, "kept under another's seq", n, p->seq);
         if (p->members && l->members[n] && l->members[n] != p->members)
             good = broken(l, "a batch in part", n, p->seq);
     }
+    if (good && l->listed != batches)
+        good = broken(l, "kept without its event", batches, l->listed);
     free(there);
     l->checked++;
     return good;
@@ -146,8 +179,20 @@ struct flight {
     struct eb_op op;
     struct eb_event *events[MEMBERS];
     struct eb_op_result results[MEMBERS];
+    struct eb_state_write dead, mark;
     uint32_t first;
 };
+
+/* The mark is the seq that the list gets: nothing else is published. */
+static const struct eb_state_write *keep_first(struct eb_op *op)
+{
+    struct flight *f = op->user;
+    f->mark = (struct eb_state_write){.kind = EB_STATE_MARK, .name = "last"};
+    f->mark.next = op->last_seq + 1;
+    f->dead =
+        (struct eb_state_write){.kind = EB_STATE_DEAD_ADD, .consumer = 1, .next_write = &f->mark};
+    return &f->dead;
+}
 
 static pthread_mutex_t flight_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t landed = PTHREAD_COND_INITIALIZER;
@@ -193,6 +238,8 @@ static void board(struct ledger *l, struct flight *f)
                            .count = n,
                            .events = f->events,
                            .results = f->results,
+                           .collect = keep_first,
+                           .user = f,
                            .done = done};
 }
 
@@ -281,6 +328,7 @@ static struct ledger *begin(uint64_t seed)
     l->promises = calloc(IDS_MAX, sizeof(*l->promises));
     l->number_of = calloc(IDS_MAX, sizeof(*l->number_of));
     l->members = calloc(IDS_MAX, 1);
+    l->dead = calloc(IDS_MAX, 1);
     strcpy(l->dir, access("/dev/shm", W_OK) ? "/tmp/eb-power-XXXXXX" : "/dev/shm/eb-power-XXXXXX");
     assert_non_null(mkdtemp(l->dir));
     snprintf(l->path, sizeof(l->path), "%s/log.db", l->dir);
@@ -295,6 +343,7 @@ static void end(struct ledger *l)
     free(l->promises);
     free(l->number_of);
     free(l->members);
+    free(l->dead);
     free(l);
 }
 
