@@ -106,6 +106,18 @@ def test_in_memory_the_refusal_says_why(start_broker):
     assert broker.stats()["next_due"] is None
 
 
+def test_what_waits_is_seen_by_nobody_and_hides_nothing(broker):
+    with WebSocket(broker.port) as ws:
+        ws.subscribe("#")
+        broker.publish("a", b"1")
+        later(broker, "a", b"then", Event_Delay=HOUR)
+        assert broker.get("/v1/events/1").status == 200 and len(broker.events()) == 1
+        assert batch(broker, {"topic": "a", "payload": "2"}, {"topic": "a", "payload": "then", "delay": HOUR}).status == 201
+        assert broker.get("/v1/events/2").status == 200 and len(broker.events()) == 2
+        broker.publish("a", b"3")
+        assert [ws.event()["payload"] for _ in range(3)] == ["1", "2", "3"] and ws.quiet() == []
+
+
 # ---- when it enters ----
 
 
