@@ -202,11 +202,13 @@ static void ask(eb_broker *broker, eb_broker_subscription *sub, const struct eb_
                 struct eb_error *error)
 {
     struct asked asked = {.sub = sub, .ret = ret};
+    bool replay = starting_seq != EB_BROKER_LIVE && starting_seq != EB_BROKER_LAST;
     struct eb_subscribe subscribe = {
         .patterns = patterns,
         .count = count,
-        .replay = starting_seq != EB_BROKER_LIVE,
-        .starting_seq = starting_seq == EB_BROKER_LIVE ? 0 : starting_seq,
+        .replay = replay,
+        .starting_seq = replay ? starting_seq : 0,
+        .last = starting_seq == EB_BROKER_LAST,
         .done = subscribed,
         .user = &asked,
     };

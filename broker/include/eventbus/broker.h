@@ -119,11 +119,12 @@ typedef struct eb_broker_handler {
     void (*live)(void *user, uint64_t seq);
 } eb_broker_handler;
 
-#define EB_BROKER_LIVE UINT64_MAX /* starting_seq: live events only */
+#define EB_BROKER_LIVE UINT64_MAX       /* starting_seq: live events only */
+#define EB_BROKER_LAST (UINT64_MAX - 1) /* the newest event of each topic first, then what comes */
 
 /**
- * Subscribe to a NULL-terminated list of patterns as one stream. @starting_seq as in PROTOCOL 2.3, or
- * EB_BROKER_LIVE. Returns when it stands; *@ret is set before the first callback. A slow callback is fed from the
+ * Subscribe to a NULL-terminated list of patterns as one stream. @starting_seq as in PROTOCOL 2.3,
+ * EB_BROKER_LIVE or EB_BROKER_LAST. Returns when it stands; *@ret is set before the first callback. A slow callback is fed from the
  * log, it loses nothing and slows nobody. A callback may publish, acknowledge and subscribe; @err may be NULL.
  * -EINVAL (pattern), -ENOMEM, -ESHUTDOWN.
  */

@@ -152,6 +152,27 @@ static void subscribe_replays_then_lives(void **state)
     seen_free(seen);
 }
 
+/* The newest of each topic that matches, in seq order, then `live`, then what comes. */
+static void subscribe_to_the_newest_of_each_topic(void **state)
+{
+    static const uint64_t want[] = {2, 4, 6};
+    eb_broker *broker = start(NULL);
+    struct seen *seen = seen_make();
+    publish(broker, "t.a", "old");
+    publish(broker, "t.b", "");
+    publish(broker, "u.a", "");
+    publish(broker, "t.a", "new");
+    publish(broker, "u.a", "");
+    subscribe(broker, "t.*", EB_BROKER_LAST, seen);
+    wait_at_least(seen, &seen->lives, 1);
+    publish(broker, "t.b", "");
+    wait_at_least(seen, &seen->count, 3);
+    assert_memory_equal(seen->seqs, want, sizeof want);
+    assert_int_equal(seen->gaps, 0);
+    eb_broker_stop(broker);
+    seen_free(seen);
+}
+
 /* Live only: nothing of before. Several patterns: one stream, each event once. */
 static void subscribe_live_gives_only_what_is_new(void **state)
 {
@@ -524,6 +545,7 @@ int main(void)
         CASE(batch_is_all_or_none),
         CASE(acknowledge_knows_the_end_of_the_log),
         CASE(subscribe_replays_then_lives),
+        CASE(subscribe_to_the_newest_of_each_topic),
         CASE(subscribe_live_gives_only_what_is_new),
         CASE(subscribe_tells_a_gap),
         CASE(subscribe_refuses_with_errno),
