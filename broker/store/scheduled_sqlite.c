@@ -99,8 +99,6 @@ int eb_scheduled_load(struct eb_sqlite *e)
     int64_t count = -1, top = 0;
     int result = eb_meta_int(e->db, EB_META_SCHEDULED, -1, &count);
 
-    if (result == 0 && count < 0) /* (S2) */
-        result = eb_sql_int(e->db, "SELECT count(*) FROM scheduled", 0, &count);
     if (result == 0)
         result = eb_sql_int(e->db, "SELECT max(place) FROM scheduled", 0, &top);
     if (result == 0)
@@ -108,6 +106,9 @@ int eb_scheduled_load(struct eb_sqlite *e)
                             "SELECT due FROM scheduled INDEXED BY scheduled_due"
                             " ORDER BY due, place LIMIT 1",
                             INT64_MAX, &e->now.next_due);
+    /* (S2); also if somebody has put rows in or taken them out by hand. */
+    if (result == 0 && (count < 0 || (count == 0) != (top == 0)))
+        result = eb_sql_int(e->db, "SELECT count(*) FROM scheduled", 0, &count);
     e->now.scheduled = count > 0 ? (uint64_t)count : 0;
     e->now.scheduled_top = (uint64_t)top;
     return result;

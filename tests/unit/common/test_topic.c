@@ -339,9 +339,23 @@ static void odd_bytes_are_found_anywhere(void **state)
     }
 }
 
+/* Only a whole first word `_reply` makes a topic of replies. */
+static void topics_of_replies_are_told(void **state)
+{
+    static const char *const replies[] = {"_reply", "_reply.a", "_reply.a.b"};
+    static const char *const others[] = {"_repl",   "_replyx",  "_replyx.a",
+                                         "reply.a", "a._reply", "_"};
+    for (size_t i = 0; i < 3; i++)
+        assert_true(eb_topic_is_reply(replies[i], strlen(replies[i])));
+    for (size_t i = 0; i < 6; i++)
+        assert_false(eb_topic_is_reply(others[i], strlen(others[i])));
+    assert_false(eb_topic_is_reply("_reply", 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        CLAIM("topic/topics_of_replies_are_told", topics_of_replies_are_told),
         CLAIM("topic/good_topics_are_taken", good_topics_are_taken),
         CLAIM("topic/odd_bytes_are_found_anywhere", odd_bytes_are_found_anywhere),
         CLAIM("topic/refusal_says_what_is_wrong", refusal_says_what_is_wrong),

@@ -474,6 +474,28 @@ static void waits_over_a_restart(void **state)
     world_free(w);
 }
 
+/* What was put in or taken out by hand while nobody ran is noticed. */
+static void rows_changed_by_hand_are_counted(void **state)
+{
+    struct world *w = world_new(false);
+    int64_t now = w->fx.wall;
+    assert_int_equal(code_of(one(w, 1, "a", "x", DUE(now + 100))), EB_OK);
+    eb_store_close(w->fx.store);
+    sql(w, "CREATE TABLE kept AS SELECT * FROM scheduled; DELETE FROM scheduled");
+    fx_open(&w->fx);
+    assert_int_equal(scheduled(w), 0);
+    assert_int_equal(eb_store_next_due(w->fx.store), INT64_MAX);
+    assert_int_equal(seq_of(publish(&w->fx, 9, "a", "x")), 1);
+    eb_store_close(w->fx.store);
+    sql(w, "INSERT INTO scheduled SELECT * FROM kept; DROP TABLE kept;"
+           "UPDATE meta SET value = 0 WHERE key = 'scheduled'");
+    fx_open(&w->fx);
+    assert_int_equal(scheduled(w), 1);
+    w->fx.wall += 1000;
+    assert_string_equal(due(w, 8), "1");
+    world_free(w);
+}
+
 /* A batch that is refused has scheduled nothing; its own members are seen by later ones. */
 static void batch_is_scheduled_whole(void **state)
 {
@@ -645,6 +667,7 @@ int main(void)
         cmocka_unit_test(may_be_taken_back),
         cmocka_unit_test(due_by_time_and_place),
         cmocka_unit_test(waits_over_a_restart),
+        cmocka_unit_test(rows_changed_by_hand_are_counted),
         cmocka_unit_test(batch_is_scheduled_whole),
         cmocka_unit_test(no_more_than_max_scheduled),
         cmocka_unit_test(memory_has_no_later),
