@@ -72,7 +72,8 @@ static const struct eb_state_write *write_all_locked(struct eb_consumer *consume
 {
     struct eb_state_op *keep = &consumer->keep;
     struct eb_change *change = keep->change;
-    size_t room = EB_KEEP_WRITES(&keep->delta) + (change != NULL ? eb_change_room(change) : 0);
+    bool changes = change != NULL && change->collected && change->err.code == EB_OK;
+    size_t room = EB_KEEP_WRITES(&keep->delta) + (changes ? eb_change_room(change) : 0);
     size_t count = 0;
     keep->writes = calloc(room, sizeof(*keep->writes));
     if (keep->writes == NULL)
@@ -81,7 +82,6 @@ static const struct eb_state_write *write_all_locked(struct eb_consumer *consume
     if (keep->cleared)
         keep->writes[count++] =
             (struct eb_state_write){.kind = EB_STATE_BLOCKS_CLEAR, .consumer = consumer->id};
-    bool changes = change != NULL && change->collected && change->err.code == EB_OK;
     if (changes)
         count += eb_change_writes_locked(consumer, change, keep->writes + count);
     if (!changes || change->request->verb != EB_CONSUMER_DELETE)

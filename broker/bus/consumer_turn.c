@@ -88,24 +88,27 @@ static void heap_remove(struct eb_consumers *all, struct eb_consumer *consumer)
 void eb_consumer_time(struct eb_consumer *consumer, int64_t due_ms)
 {
     struct eb_consumers *all = consumer->all;
-    if (consumer->heap_at != 0) {
+    bool was_in = consumer->heap_at != 0;
+    if (was_in)
         heap_remove(all, consumer);
-        eb_consumer_unref(consumer);
-    }
     consumer->due_ms = due_ms;
-    if (due_ms == INT64_MAX)
+    if (due_ms == INT64_MAX) {
+        if (was_in)
+            eb_consumer_unref(consumer); /* may free it */
         return;
+    }
     if (all->heap_count == all->heap_cap) {
         uint32_t cap = all->heap_cap != 0 ? all->heap_cap * 2 : 16;
         struct eb_consumer **heap = realloc(all->heap, cap * sizeof(struct eb_consumer *));
-        if (heap == NULL) {
-            eb_consumer_run(consumer); /* without memory: by turns instead of by the clock */
+        if (heap ==
+            NULL) { /* without memory: by turns instead of by the clock; it was not in then */
+            eb_consumer_run(consumer);
             return;
         }
         all->heap = heap;
         all->heap_cap = cap;
     }
-    heap_up(all, all->heap_count++, eb_consumer_ref(consumer));
+    heap_up(all, all->heap_count++, was_in ? consumer : eb_consumer_ref(consumer));
 }
 
 /* ---- one turn ---- */

@@ -160,7 +160,8 @@ struct worker {
     pthread_cond_t cond;
     uint64_t inbox[INBOX];
     unsigned head, count;
-    bool refusing, released;
+    bool refusing;
+    _Atomic bool released;
 };
 
 static void wrong(_Atomic uint64_t *first, uint64_t seq)
@@ -377,10 +378,196 @@ static void each_event_is_handled_and_none_after_its_ack(void **state)
     rmdir(folder);
 }
 
+/* ---- deadlines, dead letters and changes under load ---- */
+
+/* A worker that answers some, lets the time of others run out, and gives some up; it holds nothing itself. */
+static void answered(struct eb_consumer_request *request)
+{
+    free((void *)request->seqs);
+    free(request->results);
+    free(request);
+}
+
+static bool deliver_and_answer(void *user, struct eb_event *event, uint32_t delivery)
+{
+    struct worker *worker = user;
+    struct eb_consumer_request *r = calloc(1, sizeof(*r));
+    uint64_t *seq = malloc(sizeof(*seq));
+    unsigned chance = (unsigned)rand_r(&worker->seed) % 10;
+    (void)delivery;
+    *seq = event->seq;
+    r->seqs = seq;
+    r->count = 1;
+    r->results = calloc(1, sizeof(*r->results));
+    r->delay_ms = -1;
+    r->done = answered;
+    snprintf(r->name, sizeof(r->name), "%s", worker->ledger->name);
+    r->verb = chance < 5   ? EB_CONSUMER_ACK
+              : chance < 7 ? EB_CONSUMER_NACK
+              : chance < 8 ? EB_CONSUMER_TERM
+                           : EB_CONSUMER_IN_PROGRESS;
+    if (chance == 9) /* its time runs out */
+        answered(r);
+    else
+        eb_bus_consumer(worker->world->bus, r);
+    return rand_r(&worker->seed) % 16 != 0;
+}
+
+static void not_told(void *user, const char *reason)
+{
+    released(user, reason);
+}
+
+static const struct eb_worker_ops careless = {.deliver = deliver_and_answer, .released = not_told};
+
+static void *come_and_go(void *arg)
+{
+    struct worker *worker = arg;
+    struct eb_consumer_worker *attached;
+    struct eb_error err;
+    while (!atomic_load(&worker->world->stop)) {
+        worker->released = false;
+        if (eb_consumer_attach(worker->world->bus, worker->ledger->name, &careless, worker, 20, -1,
+                               false, &attached, &err) < 0) {
+            usleep(500);
+            continue;
+        }
+        eb_consumer_begin(attached);
+        for (int i = rand_r(&worker->seed) % 20; i >= 0 && !worker->released; i--) {
+            eb_consumer_worker_room(attached);
+            take(worker);
+        }
+        eb_consumer_leave(attached, (enum eb_leave)(rand_r(&worker->seed) % 3));
+    }
+    return NULL;
+}
+
+static void put_hasty(struct world *world, const char *name)
+{
+    struct eb_consumer_settings settings = {.pattern_count = 1,
+                                            .from = EB_FROM_ALL,
+                                            .ack_wait_ms = 5,
+                                            .max_deliver = 3,
+                                            .max_inflight = 50,
+                                            .order_window = 100,
+                                            .dead_letter = true};
+    struct eb_consumer_request r = {.verb = EB_CONSUMER_PUT, .settings = &settings};
+    struct eb_error err;
+    assert_int_equal(eb_pattern_parse(&settings.patterns[0], "k.*", 3, &err), 0);
+    snprintf(r.name, sizeof(r.name), "%s", name);
+    request(world, &r);
+    assert_int_equal(r.err.code, EB_OK);
+}
+
+/* Whatever changes at once: seek, PUT, STOP, redrive, DELETE, and looking at it all. */
+static void *change(void *arg)
+{
+    struct world *world = arg;
+    unsigned seed = 5;
+    while (!atomic_load(&world->stop)) {
+        static const enum eb_consumer_verb verbs[] = {EB_CONSUMER_SEEK, EB_CONSUMER_DELETE,
+                                                      EB_CONSUMER_STOP, EB_CONSUMER_REDRIVE,
+                                                      EB_CONSUMER_ENSURE};
+        struct eb_consumer_info *list;
+        struct eb_consumer_request r = {.verb = verbs[rand_r(&seed) % 5],
+                                        .name = "moved",
+                                        .seq = 1 + (unsigned)rand_r(&seed) % 100};
+        request(world, &r);
+        put_hasty(world, "moved");
+        eb_consumer_infos_finish(list, eb_bus_consumers(world->bus, NULL, 10, true, &list));
+        eb_bus_consumer_listens(world->bus, "k.1", 3);
+        usleep(2000);
+    }
+    return NULL;
+}
+
+static bool rests(struct world *world, const char *name)
+{
+    struct eb_consumer_info info;
+    if (!eb_bus_consumer_info(world->bus, name, &info))
+        return false;
+    free(info.settings);
+    return info.lag_events == 0 && info.dying == 0;
+}
+
+static uint64_t dead_in_the_log(struct world *world, const char *name)
+{
+    struct eb_reader *reader;
+    uint64_t seqs[1000], after = 0, count = 0;
+    ptrdiff_t more;
+    assert_int_equal(eb_reader_create(world->store, &reader), 0);
+    while ((more = eb_reader_dead(reader, eb_bus_consumer_id(world->bus, name), after, seqs,
+                                  1000)) > 0) {
+        count += (uint64_t)more;
+        after = seqs[more - 1];
+    }
+    eb_reader_destroy(reader);
+    return count;
+}
+
+/*
+ * With deadlines of milliseconds, terms, refusals and workers that leave in all ways, each event ends as acknowledged or
+ * as one dead letter; beside it another consumer is moved, stopped, deleted and made anew all the time.
+ */
+static void every_event_ends_once(void **state)
+{
+    static struct world world;
+    static struct worker workers[2 * WORKERS];
+    static struct eb_consumer_info info;
+    pthread_t threads[2 * WORKERS], publishers[PUBLISHERS], changer;
+    char folder[] = "/tmp/eb-consumer-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    memset(&world, 0, sizeof(world));
+    snprintf(world.path, sizeof(world.path), "%s/log.db", folder);
+    world.ledgers[0].name = "steady";
+    world.ledgers[1].name = "moved";
+    open_world(&world);
+    put_hasty(&world, "steady");
+    put_hasty(&world, "moved");
+    for (int i = 0; i < 2 * WORKERS; i++) {
+        workers[i] = (struct worker){.world = &world,
+                                     .ledger = &world.ledgers[i % 2],
+                                     .seed = (unsigned)(i + 1) * 99,
+                                     .mutex = PTHREAD_MUTEX_INITIALIZER,
+                                     .cond = PTHREAD_COND_INITIALIZER};
+        pthread_create(&threads[i], NULL, come_and_go, &workers[i]);
+    }
+    pthread_create(&changer, NULL, change, &world);
+    for (int i = 0; i < PUBLISHERS; i++)
+        pthread_create(&publishers[i], NULL, publish, &world);
+    for (int i = 0; i < PUBLISHERS; i++)
+        pthread_join(publishers[i], NULL);
+    int64_t end = eb_mono_ms() + 90000;
+    while (!rests(&world, "steady") && eb_mono_ms() < end)
+        usleep(2000);
+    atomic_store(&world.stop, true);
+    pthread_join(changer, NULL);
+    for (int i = 0; i < 2 * WORKERS; i++)
+        pthread_join(threads[i], NULL);
+    assert_true(eb_bus_consumer_info(world.bus, "steady", &info));
+    free(info.settings);
+    assert_int_equal(info.pending + info.inflight + info.dying, 0);
+    assert_int_equal(info.acked + info.dead, ALL);
+    assert_int_equal(info.dead_waiting, info.dead);
+    assert_int_equal(dead_in_the_log(&world, "steady"), info.dead);
+    assert_true(info.dead > 0 && info.redelivered > 0);
+    assert_int_equal(info.lost, 0);
+    close_world(&world);
+    open_world(&world);
+    assert_true(eb_bus_consumer_info(world.bus, "steady", &info));
+    free(info.settings);
+    assert_int_equal(info.pending + info.inflight + info.dying, 0);
+    assert_int_equal(info.dead_waiting, info.dead);
+    close_world(&world);
+    remove_log(world.path);
+    rmdir(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_event_is_handled_and_none_after_its_ack),
+        cmocka_unit_test(every_event_ends_once),
     };
     return cmocka_run_group_tests_name("bus/consumer_stress", tests, NULL, NULL);
 }
