@@ -3,6 +3,7 @@
 
 #include <sched.h>
 
+#include "broker/store/segments.h"
 #include "common/clock.h"
 
 #define SUBMITTERS 32
@@ -169,6 +170,117 @@ static void race_for_the_same_ids(void **state)
     eb_store_close(run.store);
 }
 
+/* ---- last values ---- */
+
+#define BATCH 500
+#define WORDS 50
+
+static struct eb_event *last_event(uint64_t number)
+{
+    char topic[32];
+    struct eb_draft draft = {.topic = topic, .payload = "x", .payload_len = 1, .has_id = true};
+    if (number % 10)
+        snprintf(topic, sizeof(topic), "t.%u", (unsigned)(number % WORDS));
+    else
+        snprintf(topic, sizeof(topic), "_reply.%u", (unsigned)number);
+    draft.topic_len = strlen(topic);
+    draft.ttl = number % 10 ? 0 : 1;
+    id_from(draft.id, (unsigned)number);
+    struct eb_event *event = eb_event_create(&draft);
+    assert_non_null(event);
+    return event;
+}
+
+static void batch_done(struct eb_op *op)
+{
+    assert_int_equal(EB_OK, op->err.code);
+    atomic_store((atomic_bool *)op->user, true);
+}
+
+static void publish_batch(struct eb_store *store, uint64_t from)
+{
+    static struct eb_event *events[BATCH];
+    static struct eb_op_result results[BATCH];
+    atomic_bool is_done = false;
+    struct eb_op op = {.kind = EB_OP_PUBLISH,
+                       .count = BATCH,
+                       .events = events,
+                       .results = results,
+                       .done = batch_done,
+                       .user = &is_done};
+    for (unsigned i = 0; i < BATCH; i++)
+        events[i] = last_event(from + i);
+    eb_store_submit(store, &op, &op);
+    while (!atomic_load(&is_done))
+        sched_yield();
+    for (unsigned i = 0; i < BATCH; i++)
+        eb_event_unref(events[i]);
+}
+
+static void *read_last_values(void *arg)
+{
+    struct eb_store *store = arg;
+    struct eb_pattern pattern;
+    struct eb_selection *selection;
+    struct eb_reader *reader;
+    struct eb_error err;
+    uint64_t before = 0;
+    assert_int_equal(0, eb_pattern_parse(&pattern, "t.*", 3, &err));
+    assert_int_equal(0, eb_selection_create(&pattern, 1, &selection));
+    assert_int_equal(0, eb_reader_create(store, &reader));
+    while (atomic_load(&reading)) {
+        uint64_t *seqs = NULL, upto = eb_store_last_seq(store);
+        struct eb_event *event = NULL;
+        size_t count = 0;
+        assert_int_equal(0, eb_reader_last_seqs(reader, selection, upto, &seqs, &count));
+        assert_true(count <= WORDS);
+        for (size_t i = 0; i < count; i++)
+            assert_true(seqs[i] <= upto && (i == 0 || seqs[i - 1] < seqs[i]));
+        free(seqs);
+        int rc = eb_reader_last(reader, "t.7", 3, &event);
+        assert_true(rc == 0 || rc == -ENOENT);
+        if (rc == 0) {
+            assert_true(event->seq >= before);
+            before = event->seq;
+        }
+        eb_event_unref(event);
+    }
+    assert_true(before > 0);
+    eb_reader_destroy(reader);
+    eb_selection_destroy(selection);
+    return NULL;
+}
+
+/* Last values are read while segments close, retention and ttl delete, and topics of replies go. */
+static void last_values_beside_the_writer(void **state)
+{
+    char folder[] = "/tmp/eb-threads-XXXXXX", path[64], command[64];
+    struct eb_store_config config = {.path = path,
+                                     .durability = EB_DURABILITY_OS,
+                                     .dedupe_max = 1000,
+                                     .retention_events = 20000,
+                                     .acked_retention_ms = -1};
+    pthread_t readers[2];
+    struct eb_store *store;
+    struct eb_error err;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/eventbus.db", folder);
+    assert_int_equal(0, eb_store_open(&config, &store, &err));
+    assert_int_equal(0, eb_store_start(store, NULL));
+    publish_batch(store, 1);
+    atomic_store(&reading, true);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(0, pthread_create(&readers[i], NULL, read_last_values, store));
+    for (uint64_t next = 1 + BATCH; next < EB_SEGMENT_SEQS + 5000; next += BATCH)
+        publish_batch(store, next);
+    atomic_store(&reading, false);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(readers[i], NULL);
+    eb_store_close(store);
+    snprintf(command, sizeof(command), "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 /* ---- the end ---- */
 
 static _Atomic unsigned ended;
@@ -294,6 +406,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         {"threads/race_for_the_same_ids", race_for_the_same_ids, NULL, NULL, NULL},
+        {"threads/last_values_beside_the_writer", last_values_beside_the_writer, NULL, NULL, NULL},
         {"threads/close_commits_what_is_queued", close_commits_what_is_queued, NULL, NULL, NULL},
         {"threads/a_lone_submitter_commits_by_itself", a_lone_submitter_commits_by_itself, NULL,
          NULL, NULL},
