@@ -516,6 +516,44 @@ static void replies_leave_nothing_behind(void **state)
     fx_finish(&fx);
 }
 
+/* In a backup and what is restored from it they go with their last event as well, and last seqs are known. */
+static void copies_know_topics_of_replies(void **state)
+{
+    struct log_fixture fx;
+    struct eb_ops ops = {0};
+    struct eb_ops_summary summary;
+    char copy[128], restored[128];
+    uint64_t last;
+    fx_init(&fx);
+    fx_open(&fx);
+    for (unsigned i = 0; i < 3; i++)
+        publish_run(&fx, "_reply.%u", 0, 10, 60);
+    fx_publish(&fx, "gone", "x", 0);
+    fx_publish(&fx, "stays", "x", 0);
+    fx_begin(&fx);
+    assert_int_equal(fx.engine->ops->ack(fx.engine, 31, fx.now), 0);
+    fx_commit(&fx);
+    fx_trim(&fx, (struct eb_trim_request){.acked_ms = 0});
+    fx_close(&fx);
+    snprintf(copy, sizeof(copy), "%s/copy.db", fx.folder);
+    snprintf(restored, sizeof(restored), "%s/restored.db", fx.folder);
+    assert_int_equal(eb_store_backup(fx.path, copy, &ops, &summary, &fx.err), 0);
+    assert_int_equal(eb_store_restore(copy, restored, &ops, &summary, &fx.err), 0);
+    fx.config.path = restored;
+    fx_open(&fx);
+    assert_int_equal(fx_figures(&fx).topics, 12);
+    assert_int_equal(fx.engine->ops->topic_last(fx.engine, "gone", 4, &last), 0);
+    assert_int_equal(last, 31);
+    assert_int_equal(fx.engine->ops->topic_last(fx.engine, "_reply.3", 8, &last), 0);
+    assert_int_equal(last, 24);
+    expire_all(&fx);
+    assert_int_equal(fx_figures(&fx).topics, 2);
+    fx_close(&fx);
+    ops.report = say;
+    assert_int_equal(eb_store_verify(restored, &ops, &summary, &fx.err), 0);
+    fx_finish(&fx);
+}
+
 /* A subscription that reads on across the end of such topics gets each later reply once. */
 static void selection_goes_on_past_replies(void **state)
 {
@@ -555,6 +593,7 @@ int main(void)
         cmocka_unit_test(damaged_newest_is_said),
         cmocka_unit_test(many_that_wait_cost_no_scan),
         cmocka_unit_test(replies_leave_nothing_behind),
+        cmocka_unit_test(copies_know_topics_of_replies),
         cmocka_unit_test(selection_goes_on_past_replies),
     };
     return cmocka_run_group_tests_name("last", tests, NULL, NULL);
