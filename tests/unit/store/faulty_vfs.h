@@ -1,10 +1,12 @@
 /*
  * faulty_vfs.h - the default VFS with fault points: the n-th write, sync or truncation fails, once or from then
- * on. Reads and locks are passed through.
+ * on. Reads and locks are passed through. One thread alone can be meant, by its name.
  */
 #pragma once
 
+#include <pthread.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +15,8 @@ struct vfs_fault {
     int code; /* an SQLite code; for syncs SQLITE_IOERR_FSYNC stands instead of SQLITE_FULL */
     int lasting;
     unsigned hits;
+    const char *thread; /* NULL: any. Such a fault is lasting, `at` is 0 as long as it lasts. */
+    atomic_uint thread_hits;
 };
 
 static struct vfs_fault vfs_fault = {.at = -1};
@@ -22,8 +26,22 @@ struct faulty_file {
     sqlite3_file *real;
 };
 
+/* Beside other threads nothing is counted down. */
+static int vfs_hit_thread(int code)
+{
+    char name[16] = "";
+
+    pthread_getname_np(pthread_self(), name, sizeof(name));
+    if (vfs_fault.at < 0 || strcmp(name, vfs_fault.thread) != 0)
+        return SQLITE_OK;
+    atomic_fetch_add(&vfs_fault.thread_hits, 1);
+    return code;
+}
+
 static int vfs_hit(int code)
 {
+    if (vfs_fault.thread)
+        return vfs_hit_thread(code);
     if (vfs_fault.at < 0)
         return SQLITE_OK;
     if (vfs_fault.at > 0) {

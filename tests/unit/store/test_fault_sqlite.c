@@ -252,6 +252,56 @@ static void creation_fails_at_each_write(void **state)
     assert_true(n > 10);
 }
 
+/* Fill the WAL some times over; a commit that fails ends the test. */
+static void fill_the_wal(struct log_fixture *fx, int commits)
+{
+    static char payload[8000];
+
+    memset(payload, 'p', sizeof(payload) - 1);
+    for (int i = 0; i < commits; i++) {
+        fx_begin(fx);
+        for (int k = 0; k < 50; k++)
+            fx_append(fx, "a", payload, 0);
+        fx_commit(fx);
+    }
+}
+
+/*
+ * The thread that checkpoints can neither write nor sync: no commit fails for it, the WAL stays bounded because the writer
+ * brings it in by itself, and all is there.
+ */
+static void a_failing_checkpoint_thread_costs_no_commit(void **state)
+{
+    struct log_fixture fx;
+
+    fx_init(&fx);
+    fx.config.vfs = "eb-faulty";
+    fx_open(&fx);
+    assert_int_equal(fx.engine->ops->start(fx.engine), 0);
+    vfs_fault.code = SQLITE_IOERR_WRITE;
+    vfs_fault.thread = "eb-checkpoint";
+    vfs_fault.at = 0;
+    fill_the_wal(&fx, 150); /* 60 MB */
+    assert_true(atomic_load(&vfs_fault.thread_hits) > 0);
+    assert_true(eb_sqlite_of(fx.engine)->wal_frames < 2 * EB_WAL_FRAMES);
+    assert_true(atomic_load(&fx.counters.checkpoints) > 0);
+    vfs_fault.at = -1; /* the disk is well again */
+    fill_the_wal(&fx, 20);
+    fx_close(&fx);
+    vfs_fault.thread = NULL;
+    fx.config.vfs = NULL;
+    fx_open(&fx);
+    assert_int_equal(fx_figures(&fx).events, 170 * 50);
+    int64_t wrong = -1;
+    assert_int_equal(eb_sql_int(eb_sqlite_of(fx.engine)->db,
+                                "SELECT count(*) FROM pragma_integrity_check WHERE"
+                                " integrity_check <> 'ok'",
+                                -1, &wrong),
+                     0);
+    assert_int_equal(wrong, 0);
+    fx_finish(&fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +309,7 @@ int main(void)
         cmocka_unit_test(full_disk_that_lasts),
         cmocka_unit_test(io_error_at_each_write),
         cmocka_unit_test(creation_fails_at_each_write),
+        cmocka_unit_test(a_failing_checkpoint_thread_costs_no_commit),
     };
 
     faulty_vfs_register();

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "broker/store/internal.h"
+#include "broker/store/schema.h"
 #include "broker/store/sqlite_internal.h"
 #include "common/uuid.h"
 
@@ -408,6 +409,37 @@ static void a_write_costs_the_same_behind_any_backlog(void **state)
     assert_true(cost[1] <= 50 * 4 + 4); /* a page that splits */
 }
 
+/* A deletion that fails inside a group (J2) takes neither the publish nor what it keeps with it. */
+static void a_failing_delete_in_a_group_costs_nothing(void **state)
+{
+    struct kept *k = *state;
+    struct eb_state_write mark_five = {.kind = EB_STATE_MARK, .name = "m", .next = 5};
+    kept_close(k);
+    k->config.retention_events = 2;
+    kept_open(k);
+    for (int i = 0; i < 6; i++)
+        publish(k, "t", "x", NULL, NULL);
+    assert_int_equal(eb_sql_exec(eb_sqlite_of(k->store->engine)->db,
+                                 "CREATE TEMP TRIGGER no BEFORE DELETE ON main.log BEGIN"
+                                 " SELECT RAISE(FAIL, 'cannot be deleted'); END"),
+                     0);
+    k->store->trim_behind = true;
+    struct work w = publish(k, "t", "y", NULL, &mark_five);
+    assert_int_equal(w.op.err.code, EB_OK);
+    assert_int_equal(w.result.seq, 7);
+    assert_int_equal(mark(k, "m"), 5);
+    assert_false(k->store->trim_behind);
+    struct eb_store_info info;
+    eb_store_info(k->store, &info);
+    assert_int_equal(info.events, 7);
+    assert_false(info.read_only);
+    assert_int_equal(eb_sql_exec(eb_sqlite_of(k->store->engine)->db, "DROP TRIGGER no"), 0);
+    k->store->trim_behind = true;
+    publish(k, "t", "z", NULL, NULL);
+    eb_store_info(k->store, &info);
+    assert_true(info.events < 8);
+}
+
 /* With storage = memory lists of dead letters are kept, the rest is taken and forgotten. */
 static void memory_keeps_dead_letters_only(void **state)
 {
@@ -435,6 +467,7 @@ int main(void)
         T(a_mark_is_seen_by_the_next_op),
         T(nothing_to_keep_is_a_fence),
         T(a_write_costs_the_same_behind_any_backlog),
+        T(a_failing_delete_in_a_group_costs_nothing),
         MEMORY(memory_keeps_dead_letters_only),
     };
     return cmocka_run_group_tests_name("state", tests, NULL, NULL);
