@@ -42,7 +42,7 @@ struct eb_ops_summary {
 /**
  * Copy the log at @path into the new file @copy, also beside a running broker: publishes go on, no read stays
  * open for longer than some milliseconds, so the WAL stays bounded. The copy is a prefix of the log, with its
- * epoch: bring it back with eb_store_restore.
+ * epoch: bring it back with eb_store_restore. Consumers and what is scheduled are in it as they stood at its last seq.
  * An event that is damaged or cannot be read is reported (`lost: …`) and counted in @ret->damaged, and the copy is
  * made without it: 0 says that the copy is there, @ret->damaged whether it lacks something.
  * Errors: -EEXIST (@copy is there), -ENOENT, -EBADMSG (a small table cannot be read: repair), -EIO, -ENOSPC.
@@ -60,7 +60,8 @@ int eb_store_verify(const char *path, const struct eb_ops *ops, struct eb_ops_su
                     struct eb_error *err);
 /**
  * Bring every whole row of @damaged into the new log @target, with seqs, ids and acknowledgements and a new
- * epoch. Needs no header, no schema and no index: it looks at every page. -EBADMSG: not one event was found.
+ * epoch, consumers (at their first open event where something of them may be lost) and scheduled events. Needs no header,
+ * no schema and no index: it looks at every page. -EBADMSG: not one event was found.
  */
 int eb_store_repair(const char *damaged, const char *target, const struct eb_ops *ops,
                     struct eb_ops_summary *ret, struct eb_error *err);

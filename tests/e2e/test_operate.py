@@ -233,3 +233,77 @@ def test_a_link_to_a_log_is_that_log(start_broker, tmp_path):
     assert second.stop() == 0
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("link")) == ["link.db"]
     assert "2 events whole" in worked("--verify", "--db", link).stdout
+
+
+# ---- what is kept beside the events ----
+
+
+def kept(path):
+    """All that a log keeps for consumers, and what waits, as rows."""
+    with sqlite3.connect(path) as db:
+        found = [db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in ("consumers", "open_blocks", "dead_letters", "marks", "scheduled")]
+    db.close()
+    return found
+
+
+def a_log_with_consumers(start_broker):
+    """As a broker leaves it: 50 events, of them one a dead letter, 5 for later, and two consumers."""
+    broker, _ = a_log(start_broker)
+    broker.start()
+    for n in range(1, 6):
+        assert broker.request("POST", "/v1/topics/op.later/events", f"later {n}", {"Event-Delay": "100000"}).status == 202
+    assert broker.stop() == 0
+    with sqlite3.connect(broker.db) as db:
+        db.executescript(
+            """INSERT INTO consumers VALUES(1, 'mail', '{}', 5, 41, 17, 1, 1, 0, NULL), (4, 'push', '{}', 6, 51, 51, 0, 0, 2, '410');
+            INSERT INTO open_blocks VALUES(1, 0, x'0102');
+            INSERT INTO dead_letters VALUES(1, 9);
+            INSERT INTO marks VALUES('outbox', 33);"""
+        )
+    db.close()
+    return broker
+
+
+def test_a_copy_has_its_consumers_and_what_waits(start_broker, tmp_path):
+    broker = a_log_with_consumers(start_broker)
+    was = kept(broker.db)
+    assert [len(rows) for rows in was] == [2, 1, 1, 1, 5]
+    said = worked("--backup", tmp_path / "copy.db", "--db", broker.db)
+    assert "2 consumers, 5 scheduled" in said.stdout and kept(tmp_path / "copy.db") == was
+    worked("--verify", "--db", tmp_path / "copy.db")
+    said = worked("--restore", tmp_path / "copy.db", "--db", tmp_path / "new.db")
+    assert "2 consumers, 5 scheduled" in said.stdout and kept(tmp_path / "new.db") == was
+    restored = start_broker(db=tmp_path / "new.db")
+    waiting = restored.get("/v1/scheduled").json["scheduled"]
+    assert len(waiting) == 5 and {event["topic"] for event in waiting} == {"op.later"}
+
+
+def test_verify_says_what_belongs_to_no_consumer_and_what_lies_beyond_the_log(start_broker):
+    broker = a_log_with_consumers(start_broker)
+    worked("--verify", "--db", broker.db)
+    with sqlite3.connect(broker.db) as db:
+        db.executescript("INSERT INTO open_blocks VALUES(9, 0, x'00'); UPDATE consumers SET next = 60 WHERE id = 4; UPDATE scheduled SET due = due + 1 WHERE place = 3")
+    db.close()
+    answer = operate("--verify", "--db", broker.db)
+    assert answer.returncode == 1 and "50 events whole, 0 damaged, 3 other problems" in answer.stdout
+    assert "blocks of consumer 9, which is not there" in answer.stdout
+    assert "the position of consumer 4 lies beyond the last seq" in answer.stdout
+    assert "scheduled: the event in place 3 is damaged" in answer.stdout
+
+
+def test_repair_brings_consumers_and_what_waits_and_takes_nothing_open_for_handled(start_broker, tmp_path):
+    broker = a_log_with_consumers(start_broker)
+    was = kept(broker.db)
+    said = worked("--repair", tmp_path / "whole.db", "--db", broker.db)
+    assert "2 consumers, 5 scheduled" in said.stdout and kept(tmp_path / "whole.db") == was
+    with sqlite3.connect(broker.db) as db:
+        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'open_blocks'").fetchone()[0]
+    db.close()
+    data = bytearray(broker.db.read_bytes())
+    data[(page - 1) * 4096 : page * 4096] = bytes(4096)
+    broker.db.write_bytes(data)
+    answer = operate("--repair", tmp_path / "new.db", "--db", broker.db)
+    assert answer.returncode == 0 and "each begins again at its first one" in answer.stdout
+    consumers = kept(tmp_path / "new.db")[0]
+    assert [(row[1], row[4]) for row in consumers] == [("mail", 17), ("push", 51)]
+    worked("--verify", "--db", tmp_path / "new.db")
