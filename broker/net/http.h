@@ -23,6 +23,7 @@
 #include "common/error.h"
 
 struct eb_sse_stream;
+struct eb_fetch;
 struct eb_net_listener;
 
 enum eb_method {
@@ -241,6 +242,8 @@ int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err)
 /** The request's body as a publish to @topic, nothing submitted. -1 with @err. */
 int eb_rest_publish_build(struct eb_http_request *request, const char *topic, size_t topic_len,
                           struct eb_publish **ret, struct eb_error *err);
+/** A body's Content-Type, kept in media_type, and Content-Encoding: can it be read at all? -1 with @err. */
+int eb_rest_check_encoding(struct eb_http_request *request, struct eb_error *err);
 enum MHD_Result eb_rest_publish_events(struct eb_http_request *request);
 int eb_rest_publish_events_begin(struct eb_http_request *request, struct eb_error *err);
 enum MHD_Result eb_rest_events(struct eb_http_request *request);
@@ -265,6 +268,8 @@ enum MHD_Result eb_page_handle(struct eb_http_request *request);
 int64_t eb_calls_tick(struct eb_net *net, int64_t now_ms);
 /** End all, those that are on their way in too: `stopping` is set before. */
 void eb_calls_stop(struct eb_net *net);
+/** Answer all waiting fetches of consumers now (rest_fetch.c). */
+void eb_fetch_stop(struct eb_net *net);
 
 /* ---- SSE ---- */
 
@@ -387,6 +392,9 @@ struct eb_net {
     unsigned stream_count;                        /* [S] */
     atomic_bool streams_cut;                      /* [a] end them at once */
     int64_t tick_ms;                              /* [I] */
+
+    struct eb_lock fetches_lock; /* EB_RANK_CONNECTIONS */
+    struct eb_fetch *fetches;    /* [fetches_lock] those that wait */
 
     _Atomic uint64_t status[600]; /* [a] answers by HTTP status */
     _Atomic uint64_t sse_total, sse_events, slow_closed, bytes_in, refused_places;

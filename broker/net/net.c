@@ -4,7 +4,8 @@
  *
  * The end, in the order that libmicrohttpd 0.9.75 needs (each step's reason):
  * (N1) quiesce: no new connection, so that what follows is finite; the listening socket is ours again.
- * (N2) streams end their bodies when they have sent what is queued, WebSockets are closed: none of them waits for the other.
+ * (N2) streams end their bodies when they have sent what is queued, fetches of consumers are answered, WebSockets are
+ *      closed: none of them waits for the other.
  * (N3) wait until no request is active, or the time is up. The bus still runs, so publishes are answered.
  * (N4) shut the gate (H4) and wait until every suspended request and stream has been resumed: MHD_stop_daemon
  *      aborts otherwise. This has no deadline: what a request waits for is a commit or one page of the log.
@@ -83,6 +84,7 @@ static void net_free(struct eb_net *net)
     eb_lock_finish(&net->peers_lock);
     eb_lock_finish(&net->streams_lock);
     eb_lock_finish(&net->calls_lock);
+    eb_lock_finish(&net->fetches_lock);
     pthread_cond_destroy(&net->resume_cond);
     free(net->ws_path);
     free(net);
@@ -96,6 +98,7 @@ static int net_init(struct eb_net *net, const struct eb_net_config *config, stru
     eb_lock_init(&net->streams_lock, EB_RANK_CONNECTIONS);
     eb_lock_init(&net->calls_lock, EB_RANK_CONNECTIONS);
     net->calls_due_ms = INT64_MAX;
+    eb_lock_init(&net->fetches_lock, EB_RANK_CONNECTIONS);
     eb_cond_init(&net->resume_cond);
     net->bus = bus;
     net->ws_path = strdup(config->ws_path ? config->ws_path : "/ws");
@@ -334,6 +337,7 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
     atomic_store(&net->stopping, true);
     eb_sse_stop(net); /* N2 */
     eb_calls_stop(net);
+    eb_fetch_stop(net);
     eb_ws_side_stop(net->ws, 1001, deadline);
     wait_until_idle(net, deadline); /* N3 */
     atomic_store(&net->streams_cut, true);

@@ -32,7 +32,7 @@ static bool is_ce_binary(struct eb_http_request *request)
 }
 
 /* The first that is done for a publish. */
-static int check_encoding(struct eb_http_request *request, struct eb_error *err)
+int eb_rest_check_encoding(struct eb_http_request *request, struct eb_error *err)
 {
     size_t len;
     char quoted[80], *type = request->media_type;
@@ -46,7 +46,7 @@ static int check_encoding(struct eb_http_request *request, struct eb_error *err)
     if (strncmp(type, "multipart/", 10) == 0)
         return eb_fail(
             err, EB_UNSUPPORTED_MEDIA_TYPE,
-            "multipart bodies are not understood: send the payload itself, with its Content-Type");
+            "multipart bodies are not understood: send the content itself, with its Content-Type");
     return 0;
 }
 
@@ -75,7 +75,7 @@ int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err)
     char topic[EB_PATH_TOPIC];
     const char *type = request->media_type;
     size_t len = 0;
-    if (check_encoding(request, err) < 0 || eb_http_path_topic(request, topic, &len, err) < 0)
+    if (eb_rest_check_encoding(request, err) < 0 || eb_http_path_topic(request, topic, &len, err) < 0)
         return -1;
     if (strcmp(type, "application/cloudevents-batch+json") == 0)
         return eb_fail(err, EB_UNSUPPORTED_MEDIA_TYPE,
@@ -105,7 +105,7 @@ static enum body_kind events_kind(struct eb_http_request *request)
 int eb_rest_publish_events_begin(struct eb_http_request *request, struct eb_error *err)
 {
     char quoted[80];
-    if (check_encoding(request, err) < 0)
+    if (eb_rest_check_encoding(request, err) < 0)
         return -1;
     enum body_kind kind = events_kind(request);
     if (kind == BODY_NONE)

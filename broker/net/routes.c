@@ -1,5 +1,6 @@
 /* routes.c - which path is answered by whom, and with which methods. */
 #include "broker/net/http.h"
+#include "broker/net/rest_consumers.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,25 @@ static const struct eb_route ROUTES[] = {
     {"/v1/stream", EB_METHOD_GET, .get = eb_sse_handle},
     {"/v1/scheduled", EB_METHOD_GET, .get = eb_rest_scheduled},
     {"/v1/scheduled/{}", EB_METHOD_DELETE, .remove = eb_rest_unschedule},
+    {"/v1/consumers", EB_METHOD_GET, .get = eb_rest_consumers},
+    {"/v1/consumers/{}", EB_METHOD_GET | EB_METHOD_PUT | EB_METHOD_DELETE, .get = eb_rest_consumer,
+     .put = eb_rest_consumer_put, .remove = eb_rest_consumer_delete,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/fetch", EB_METHOD_POST, .post = eb_rest_consumer_fetch,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/ack", EB_METHOD_POST, .post = eb_rest_consumer_ack,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/nack", EB_METHOD_POST, .post = eb_rest_consumer_nack,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/term", EB_METHOD_POST, .post = eb_rest_consumer_term,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/in_progress", EB_METHOD_POST, .post = eb_rest_consumer_in_progress,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/seek", EB_METHOD_POST, .post = eb_rest_consumer_seek,
+     .post_begin = eb_rest_consumers_begin},
+    {"/v1/consumers/{}/dead", EB_METHOD_GET, .get = eb_rest_consumer_dead},
+    {"/v1/consumers/{}/dead/redrive", EB_METHOD_POST, .post = eb_rest_consumer_redrive,
+     .post_begin = eb_rest_consumers_begin},
     {"/v1/topics", EB_METHOD_GET, .get = eb_rest_topics},
     {"/v1/subscriptions", EB_METHOD_GET, .get = eb_rest_subscriptions},
     {"/v1/connections", EB_METHOD_GET, .get = eb_rest_connections},
