@@ -16,6 +16,7 @@
     X(EB_RANK_CONNECTIONS, "net: list of connections")                                             \
     X(EB_RANK_COMMIT, "store: the writer's SQLite connection and the right to dispatch")           \
     X(EB_RANK_SHARD, "bus: one shard's subscriber lists and match cache")                          \
+    X(EB_RANK_WORKERS, "net: the consumers that one WebSocket works for")                          \
     X(EB_RANK_CONSUMER, "bus: one consumer's worklist, workers, requests; the list of consumers")  \
     X(EB_RANK_SESSION, "bus: one session's outbound queue, cursor, stream states")                 \
     X(EB_RANK_STORE_QUEUE, "store: operations waiting for the writer")                             \

@@ -250,8 +250,10 @@ static enum outcome send_batch(struct eb_flusher *flusher, struct eb_ws_conn *co
     if (error && error != EAGAIN && error != EWOULDBLOCK && error != ENOBUFS && error != ENOMEM)
         return SENT_BROKEN;
     count_sent(flusher, frames, sent);
-    if (sent > 0)
+    if (sent > 0) {
         atomic_store(&conn->blocked_ms, 0);
+        eb_ws_consume_sent(conn);
+    }
     return sent == batch.total ? what_is_left(conn) : SENT_BLOCKED;
 }
 

@@ -91,6 +91,7 @@ void eb_ws_conn_close(struct eb_ws_conn *conn, int code, const char *reason, boo
     eb_lock_drop(&conn->lock);
     if (first) {
         eb_session_close(conn->session);
+        eb_ws_consume_end(conn);
         eb_ws_conn_wake(conn);
     }
 }
@@ -100,6 +101,7 @@ void eb_ws_conn_break(struct eb_ws_conn *conn)
     atomic_store(&conn->closing, true);
     shutdown(conn->fd, SHUT_RDWR);
     eb_session_close(conn->session);
+    eb_ws_consume_end(conn);
 }
 
 /* A peer that has only closed its sending side still wants our close frame. Keeps W5. */
@@ -120,6 +122,7 @@ void eb_ws_conn_run(struct eb_ws_conn *conn)
     wait_close_sent(conn);
     atomic_store(&conn->closing, true);
     eb_session_close(conn->session);
+    eb_ws_consume_end(conn);
     eb_ws_reader_destroy(conn->reader);
     conn->reader = NULL;
     eb_buf_finish(&conn->early);
@@ -154,6 +157,7 @@ static void session_destroy(struct eb_session *session)
     struct eb_ws_conn *conn = eb_session_user(session);
     struct eb_ws_side *side = conn->side;
 
+    eb_ws_consume_free(conn);
     eb_ws_control_finish(&conn->control);
     eb_buf_finish(&conn->early);
     eb_buf_finish(&conn->answers.records);

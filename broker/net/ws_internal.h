@@ -14,6 +14,7 @@
 
 #include <stdatomic.h>
 
+#include "broker/bus/consumers.h"
 #include "broker/net/internal.h"
 #include "common/clock.h"
 #include "common/ws.h"
@@ -154,6 +155,8 @@ struct eb_ws_conn {
         uint32_t count;        /* publishes in it; 0: none */
     } answers;
 
+    _Atomic(struct eb_ws_consume *) consume; /* [a] made with the first consumer, ws_consume.c */
+
     bool decided;                /* [T] the first request was seen: legacy or not */
     struct eb_rate rate;         /* [T] */
     struct eb_ws_reader *reader; /* [T] made when the first frame comes, ws_read.c */
@@ -243,6 +246,20 @@ void eb_ws_answer_memory(struct eb_ws_conn *conn, struct eb_ws_id id);
 /** The same for a JSON text that is written whole by the caller: a delivery, a notice. */
 void eb_ws_text_begin(struct eb_ws_conn *conn, struct eb_buf *buf, struct eb_ws_id id);
 void eb_ws_text_send(struct eb_ws_conn *conn, struct eb_buf *buf, bool in_done);
+
+/* ---- ws_consume.c ---- */
+
+void eb_ws_do_consume(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id);
+void eb_ws_do_release(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id);
+/** ack (one that names a consumer), nack, term, in_progress. */
+void eb_ws_do_settle(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id,
+                     enum eb_consumer_verb verb);
+/** Work for no consumer any more, at once; what was out goes to others. No lock held but the commit lock. Any thread. */
+void eb_ws_consume_end(struct eb_ws_conn *conn);
+/** Something was sent: consumers that waited for room are told. Cheap without any. */
+void eb_ws_consume_sent(struct eb_ws_conn *conn);
+unsigned eb_ws_consume_count(struct eb_ws_conn *conn);
+void eb_ws_consume_free(struct eb_ws_conn *conn);
 
 /* ---- ws_bin.c ---- */
 

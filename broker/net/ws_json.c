@@ -457,7 +457,25 @@ static void do_unsubscribe(struct eb_ws_conn *conn, struct eb_ws_parser *parser,
 
 static void do_ack(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
 {
-    do_request(conn, parser, id, true);
+    if (eb_json_member(&parser->json, 0, "consumer"))
+        eb_ws_do_settle(conn, parser, id, EB_CONSUMER_ACK);
+    else
+        do_request(conn, parser, id, true);
+}
+
+static void do_nack(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
+{
+    eb_ws_do_settle(conn, parser, id, EB_CONSUMER_NACK);
+}
+
+static void do_term(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
+{
+    eb_ws_do_settle(conn, parser, id, EB_CONSUMER_TERM);
+}
+
+static void do_in_progress(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
+{
+    eb_ws_do_settle(conn, parser, id, EB_CONSUMER_IN_PROGRESS);
 }
 
 static void do_ping(struct eb_ws_conn *conn, struct eb_ws_parser *parser, struct eb_ws_id id)
@@ -484,6 +502,11 @@ static const struct {
     {"unsubscribe", do_unsubscribe},
     {"ack", do_ack},
     {"ping", do_ping},
+    {"consume", eb_ws_do_consume},
+    {"release", eb_ws_do_release},
+    {"nack", do_nack},
+    {"term", do_term},
+    {"in_progress", do_in_progress},
 };
 #define REQUESTS (sizeof(requests) / sizeof(requests[0]))
 
@@ -545,7 +568,7 @@ static int find_request(struct eb_json *json, struct eb_error *err)
             return (int)i;
     return eb_fail(err, EB_INVALID_REQUEST,
                    "unknown type \"%s\"; known are publish, publish_batch, subscribe, unsubscribe, "
-                   "ack and ping",
+                   "ack, ping, consume, release, nack, term and in_progress",
                    eb_quote(quoted, sizeof(quoted), type, len));
 }
 
