@@ -40,6 +40,8 @@ static void bus_config(const struct eb_settings *s, struct eb_bus_config *ret)
         .max_subscriptions = (unsigned)s->max_subscriptions,
         .max_open_bytes = s->max_open_bytes,
         .auto_ack = s->auto_ack,
+        .max_consumers = (unsigned)s->max_consumers,
+        .retention_holds = s->retention_holds,
     };
 }
 
@@ -66,6 +68,7 @@ static void net_config(const struct eb_settings *s, char **tokens, const char *l
         .insecure = s->insecure,
         .pages = s->pages,
         .flushers = (unsigned)s->flushers,
+        .webhook_allow = (const char *const *)s->webhook_allow,
         .limits_json = limits_json,
     };
 }

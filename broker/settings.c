@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/net/address.h"
+
 extern char **environ;
 
 enum kind {
@@ -128,6 +130,15 @@ static const struct setting table[] = {
     {"acked_retention", KIND_OFF_DURATION, AT(acked_retention), "off", 0, MAX_TIME, NULL, true,
      true, "Delete an event so long after it was acknowledged; off: never, 0: at once.",
      "Nothing is deleted unless asked for."},
+    {"retention_holds", KIND_BOOL, AT(retention_holds), "false", 0, 0, NULL, false, false,
+     "Age and size delete nothing that a durable consumer has not done yet.",
+     "Off: a consumer that nobody works for any more must not fill the disk."},
+    {"max_consumers", KIND_COUNT, AT(max_consumers), "1000", 1, 100000, NULL, true, false,
+     "Durable consumers; another one is limit_exceeded.",
+     "Each has a feed of its own, and a line in every list of metrics."},
+    {"webhook_allow", KIND_LIST, AT(webhook_allow), "", 0, 0, NULL, false, true,
+     "Networks (10.0.0.0/8, ::1) that webhooks may call though their addresses are not global.",
+     "Who may make a consumer must not reach what only this machine reaches."},
     {"min_free", KIND_SIZE, AT(min_free), "64M", 0, UINT64_MAX / 2, NULL, true, true,
      "Publishes are refused (storage_full) while the disk has less room than this.",
      "Room to acknowledge, delete and repair when the disk runs full."},
@@ -622,6 +633,20 @@ char *eb_settings_limits_json(const struct eb_settings *settings)
     return text;
 }
 
+static int check_networks(char **list, char err[EB_SETTING_ERROR])
+{
+    struct eb_network network;
+    struct eb_error error;
+
+    for (; list && *list; list++) {
+        if (eb_network_parse(&network, *list, strlen(*list), &error) < 0) {
+            snprintf(err, EB_SETTING_ERROR, "webhook_allow: %s", error.message);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
 int eb_settings_check(const struct eb_settings *settings, char err[EB_SETTING_ERROR])
 {
     if (settings->ws_path[0] != '/' || strpbrk(settings->ws_path, "?# ")) {
@@ -649,5 +674,5 @@ int eb_settings_check(const struct eb_settings *settings, char err[EB_SETTING_ER
                  "listen is empty: name at least one address, as 127.0.0.1:3000");
         return -EINVAL;
     }
-    return 0;
+    return check_networks(settings->webhook_allow, err);
 }

@@ -35,6 +35,9 @@ struct eb_settings {
     double publish_rate;
     uint64_t ping_interval, idle_timeout, stall_timeout, drain_timeout, request_timeout,
         sse_comment;
+    uint64_t max_consumers;
+    bool retention_holds;
+    char **webhook_allow;
     char **allowed_origins, **cors_origins;
     char *token_file;
     bool insecure, pages;

@@ -24,6 +24,7 @@
 
 struct eb_sse_stream;
 struct eb_fetch;
+struct eb_push;
 struct eb_net_listener;
 
 enum eb_method {
@@ -345,6 +346,7 @@ struct eb_net {
     struct eb_bus *bus;                             /* [I] */
     struct eb_ws_side *ws;                          /* [I] */
     struct eb_host_side *host;                      /* [I] */
+    struct eb_push *push;                           /* [I] */
     char *ws_path;                                  /* [I] */
     size_t max_message;                             /* [I] */
     unsigned max_connections, max_http_connections; /* [I] */

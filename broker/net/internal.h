@@ -43,6 +43,7 @@ struct eb_connection_info {
     char peer[64];
     int64_t connected_ms; /* wall clock */
     unsigned subscriptions;
+    unsigned consumers; /* that it works for */
     uint64_t delivered, queued_events, queued_bytes;
     bool lagging;
 };

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "broker/net/push.h"
 #include "common/clock.h"
 
 static void head(struct eb_buf *out, const char *name, const char *type, const char *help)
@@ -251,6 +252,79 @@ static void write_http(struct eb_buf *out, struct eb_net *net)
             "WebSockets and streams refused at max_connections.");
 }
 
+/* ---- durable consumers ---- */
+
+/* Labels are consumers' names, which are few (max_consumers) and need no escape. */
+struct consumer_metric {
+    const char *name, *type, *help;
+    double (*value)(const struct eb_consumer_info *info);
+};
+
+#define VALUE(function, expression)                                                                \
+    static double function(const struct eb_consumer_info *info)                                    \
+    {                                                                                              \
+        return (double)(expression);                                                               \
+    }
+VALUE(lag_events, info->lag_events)
+VALUE(lag_seconds, (double)info->lag_ms / 1e3)
+VALUE(inflight, info->inflight)
+VALUE(pending, info->pending)
+VALUE(workers, info->workers)
+VALUE(stopped, info->stopped[0] != 0)
+VALUE(dead_waiting, info->dead_waiting)
+VALUE(redelivered, info->redelivered)
+VALUE(dead, info->dead)
+VALUE(lost, info->lost)
+VALUE(delivered, info->delivered)
+VALUE(acked, info->acked)
+
+static const struct consumer_metric consumer_metrics[] = {
+    {"eventbus_consumer_lag_events", "gauge", "Events of the log behind its cursor.", lag_events},
+    {"eventbus_consumer_lag_seconds", "gauge", "Age of the oldest event that is not done.",
+     lag_seconds},
+    {"eventbus_consumer_inflight", "gauge", "Events out and unanswered.", inflight},
+    {"eventbus_consumer_pending", "gauge", "Events open and not out.", pending},
+    {"eventbus_consumer_workers", "gauge", "Workers attached.", workers},
+    {"eventbus_consumer_stopped", "gauge", "1 while it takes nothing until it is PUT again.",
+     stopped},
+    {"eventbus_consumer_dead_waiting", "gauge", "Dead letters that may be redriven.", dead_waiting},
+    {"eventbus_consumer_redelivered_total", "counter", "Deliveries after the first.", redelivered},
+    {"eventbus_consumer_dead_total", "counter", "Events given up.", dead},
+    {"eventbus_consumer_lost_total", "counter", "Events deleted before they were done.", lost},
+    {"eventbus_consumer_delivered_total", "counter", "Deliveries since the start.", delivered},
+    {"eventbus_consumer_acked_total", "counter", "Events acknowledged since the start.", acked},
+};
+
+static void write_consumers(struct eb_buf *out, struct eb_bus *bus)
+{
+    struct eb_consumer_info *infos = NULL;
+    size_t count = eb_bus_consumers(bus, NULL, SIZE_MAX, false, &infos);
+
+    gauge(out, "eventbus_consumers", (double)count, "Durable consumers.");
+    for (size_t m = 0; m < sizeof(consumer_metrics) / sizeof(*consumer_metrics); m++) {
+        const struct consumer_metric *metric = &consumer_metrics[m];
+        head(out, metric->name, metric->type, metric->help);
+        for (size_t i = 0; i < count; i++)
+            eb_buf_printf(out, "%s{consumer=\"%s\"} %.15g\n", metric->name, infos[i].name,
+                          metric->value(&infos[i]));
+    }
+    eb_consumer_infos_finish(infos, count);
+}
+
+static void write_webhooks(struct eb_buf *out, struct eb_push *push)
+{
+    struct eb_push_counters c;
+    eb_push_counters(push, &c);
+    head(out, "eventbus_webhook_calls_total", "counter",
+         "Calls of webhooks, by what came of them.");
+    eb_buf_printf(out, "eventbus_webhook_calls_total{outcome=\"taken\"} %" PRIu64 "\n", c.taken);
+    eb_buf_printf(out, "eventbus_webhook_calls_total{outcome=\"failed\"} %" PRIu64 "\n", c.failed);
+    eb_buf_printf(out, "eventbus_webhook_calls_total{outcome=\"refused\"} %" PRIu64 "\n",
+                  c.refused);
+    eb_buf_printf(out, "eventbus_webhook_calls_total{outcome=\"gone\"} %" PRIu64 "\n", c.gone);
+    gauge(out, "eventbus_webhook_calls_active", (double)c.under_way, "Calls under way.");
+}
+
 static unsigned count_files(void)
 {
     DIR *dir = opendir("/proc/self/fd");
@@ -297,5 +371,7 @@ enum MHD_Result eb_rest_metrics(struct eb_http_request *request)
     write_store(&body, eb_bus_store(request->net->bus));
     write_websocket(&body, request->net);
     write_http(&body, request->net);
+    write_consumers(&body, request->net->bus);
+    write_webhooks(&body, request->net->push);
     return eb_http_reply(request, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }

@@ -5,7 +5,7 @@
  * The end, in the order that libmicrohttpd 0.9.75 needs (each step's reason):
  * (N1) quiesce: no new connection, so that what follows is finite; the listening socket is ours again.
  * (N2) streams end their bodies when they have sent what is queued, fetches of consumers are answered, WebSockets are
- *      closed: none of them waits for the other.
+ *      closed, no webhook is called any more: none of them waits for the other.
  * (N3) wait until no request is active, or the time is up. The bus still runs, so publishes are answered.
  * (N4) shut the gate (H4) and wait until every suspended request and stream has been resumed: MHD_stop_daemon
  *      aborts otherwise. This has no deadline: what a request waits for is a commit or one page of the log.
@@ -14,6 +14,7 @@
  *      is answered by a later commit, so behind it nobody knows of us.
  */
 #include "broker/net/http.h"
+#include "broker/net/push.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -135,10 +136,15 @@ int eb_net_create(const struct eb_net_config *config, struct eb_bus *bus, struct
     rc = eb_host_side_create(net, &net->host);
     if (rc < 0)
         goto destroy_ws;
+    rc = eb_push_create(bus, config, &net->push);
+    if (rc < 0)
+        goto destroy_host;
     eb_bus_on_settled(bus, eb_tick_settled, net);
     *ret = net;
     return 0;
 
+destroy_host:
+    eb_host_side_destroy(net->host);
 destroy_ws:
     eb_ws_side_destroy(net->ws);
 stop_tick:
@@ -160,7 +166,7 @@ int eb_net_reconfigure(struct eb_net *net, const struct eb_net_config *config)
     eb_lock_drop(&net->policy_lock);
     eb_policy_unref(old);
     eb_ws_side_reconfigure(net->ws, config);
-    return 0;
+    return eb_push_reconfigure(net->push, config);
 }
 
 void eb_net_set_ready(struct eb_net *net, const char *why_not)
@@ -338,8 +344,10 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
     eb_sse_stop(net); /* N2 */
     eb_calls_stop(net);
     eb_fetch_stop(net);
+    eb_push_quiesce(net->push);
     eb_ws_side_stop(net->ws, 1001, deadline);
     wait_until_idle(net, deadline); /* N3 */
+    eb_push_stop(net->push, deadline);
     atomic_store(&net->streams_cut, true);
     eb_sse_stop(net);
     shut_gate(net);          /* N4 */
@@ -358,6 +366,7 @@ void eb_net_destroy(struct eb_net *net)
         return;
     eb_ws_side_destroy(net->ws);
     eb_host_side_destroy(net->host);
+    eb_push_destroy(net->push);
     eb_tick_stop(net);
     eb_linger_finish(net);
     net_free(net);

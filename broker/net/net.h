@@ -33,6 +33,8 @@ struct eb_net_config {
     bool insecure;
     bool pages;        /* serve `/` and its static files */
     unsigned flushers; /* default 2 */
+    const char *const
+        *webhook_allow; /* networks that webhooks may call though they are not global */
     /* for /v1/stats: `limits` as one JSON object text, made by the broker from its settings table */
     const char *limits_json;
 };

@@ -279,13 +279,12 @@ static void write_connection(struct eb_buf *out, const struct eb_connection_info
     eb_buf_printf(out, "{\"id\":%llu,\"transport\":\"%s\",\"protocol\":\"%s\",\"peer\":",
                   (unsigned long long)info->session, info->transport, info->protocol);
     eb_json_write_string(out, info->peer, strlen(info->peer));
-    eb_buf_printf(
-        out,
-        ",\"connected_at\":%lld,\"subscriptions\":%u,\"delivered\":%llu,\"queued_events\":%llu,"
-        "\"queued_bytes\":%llu,\"lagging\":%s}",
-        (long long)info->connected_ms, info->subscriptions, (unsigned long long)info->delivered,
-        (unsigned long long)info->queued_events, (unsigned long long)info->queued_bytes,
-        info->lagging ? "true" : "false");
+    eb_buf_printf(out,
+                  ",\"connected_at\":%lld,\"subscriptions\":%u,\"consumers\":%u,\"delivered\":%llu,"
+                  "\"queued_events\":%llu,\"queued_bytes\":%llu,\"lagging\":%s}",
+                  (long long)info->connected_ms, info->subscriptions, info->consumers,
+                  (unsigned long long)info->delivered, (unsigned long long)info->queued_events,
+                  (unsigned long long)info->queued_bytes, info->lagging ? "true" : "false");
 }
 
 enum MHD_Result eb_rest_connections(struct eb_http_request *request)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/bus/consumers.h"
 #include "common/clock.h"
 #include "common/json.h"
 
@@ -43,6 +44,23 @@ static void write_log(struct eb_buf *out, const struct eb_store_info *info, int6
     }
 }
 
+static void write_consumers(struct eb_buf *out, struct eb_bus *bus)
+{
+    struct eb_consumer_info *infos = NULL;
+    size_t count = eb_bus_consumers(bus, NULL, SIZE_MAX, false, &infos);
+    uint64_t inflight = 0, workers = 0, stopped = 0;
+    for (size_t i = 0; i < count; i++) {
+        inflight += infos[i].inflight;
+        workers += infos[i].workers;
+        stopped += infos[i].stopped[0] != 0;
+    }
+    eb_consumer_infos_finish(infos, count);
+    member(out, "consumers", count);
+    member(out, "consumers_stopped", stopped);
+    member(out, "workers", workers);
+    member(out, "inflight", inflight);
+}
+
 enum MHD_Result eb_rest_stats(struct eb_http_request *request)
 {
     struct eb_net *net = request->net;
@@ -64,6 +82,7 @@ enum MHD_Result eb_rest_stats(struct eb_http_request *request)
     member(&body, "streams", streams);
     member(&body, "subscriptions", bus.subscriptions);
     member(&body, "lagging", bus.lagging);
+    write_consumers(&body, net->bus);
     member(&body, "published", bus.published);
     member(&body, "delivered", bus.delivered);
     eb_buf_printf(&body, ",\"limits\":%s}", request->policy->limits_json);

@@ -7,6 +7,7 @@
  */
 #include "broker/net/webhook.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,9 +28,9 @@
 struct eb_webhooks {
     const struct eb_curl *curl;         /* [I] */
     CURLM *multi;                       /* [I]; used by the thread, but for multi_wakeup */
-    struct eb_network *allowed;         /* [I] */
-    size_t allowed_count;               /* [I] */
     struct eb_lock lock;                /* rank LEAF */
+    struct eb_network *allowed;         /* [W] */
+    size_t allowed_count;               /* [W] */
     struct eb_webhook *waiting, **last; /* [W] */
     bool started, stop;                 /* [W] */
     pthread_t thread;                   /* [W] once started */
@@ -43,13 +44,21 @@ static void set_error(struct eb_webhook *call, const char *text)
     snprintf(call->error, sizeof(call->error), "%s", text);
 }
 
+static bool may_call(struct eb_webhooks *hooks, const struct sockaddr *address)
+{
+    if (eb_address_global(address))
+        return true;
+    eb_lock_take(&hooks->lock);
+    bool allowed = eb_address_in(address, hooks->allowed, hooks->allowed_count);
+    eb_lock_drop(&hooks->lock);
+    return allowed;
+}
+
 static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *address)
 {
     struct eb_webhook *call = user;
-    const struct eb_webhooks *hooks = call->hooks;
 
-    if (eb_address_global(&address->addr) ||
-        eb_address_in(&address->addr, hooks->allowed, hooks->allowed_count))
+    if (may_call(call->hooks, &address->addr))
         return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
     call->refused = true; /* H2 */
     return CURL_SOCKET_BAD;
@@ -267,6 +276,23 @@ void eb_webhooks_call(struct eb_webhooks *hooks, struct eb_webhook *call)
 
 /* ---- life ---- */
 
+int eb_webhooks_allow(struct eb_webhooks *hooks, const struct eb_network *allowed, size_t count)
+{
+    struct eb_network *copy = calloc(count + 1, sizeof(*copy));
+
+    if (!copy)
+        return -ENOMEM;
+    if (count > 0)
+        memcpy(copy, allowed, count * sizeof(*copy));
+    eb_lock_take(&hooks->lock);
+    struct eb_network *old = hooks->allowed;
+    hooks->allowed = copy;
+    hooks->allowed_count = count;
+    eb_lock_drop(&hooks->lock);
+    free(old);
+    return 0;
+}
+
 int eb_webhooks_create(const struct eb_network *allowed, size_t count, struct eb_webhooks **ret,
                        struct eb_error *err)
 {
@@ -281,15 +307,11 @@ int eb_webhooks_create(const struct eb_network *allowed, size_t count, struct eb
     hooks->curl = curl;
     hooks->last = &hooks->waiting;
     hooks->multi = curl->multi_init();
-    hooks->allowed = calloc(count + 1, sizeof(*allowed));
     eb_lock_init(&hooks->lock, EB_RANK_LEAF);
-    if (!hooks->multi || !hooks->allowed) {
+    if (!hooks->multi || eb_webhooks_allow(hooks, allowed, count) < 0) {
         eb_webhooks_destroy(hooks);
         return -ENOMEM;
     }
-    if (count > 0)
-        memcpy(hooks->allowed, allowed, count * sizeof(*allowed));
-    hooks->allowed_count = count;
     curl->multi_setopt(hooks->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)CONNECTIONS);
     curl->multi_setopt(hooks->multi, CURLMOPT_MAXCONNECTS, (long)IDLE_CONNECTIONS);
     *ret = hooks;
@@ -315,20 +337,44 @@ void eb_webhooks_destroy(struct eb_webhooks *hooks)
     free(hooks);
 }
 
-int eb_webhook_url_check(const struct eb_webhooks *hooks, const char *url, struct eb_error *err)
+/* A host that is written as an address is judged at once; one that is a name, when it is called (H2). */
+static int check_host(struct eb_webhooks *hooks, const char *host, struct eb_error *err)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    char text[64] = "";
+    const struct sockaddr *address = NULL;
+
+    if (host[0] == '[' && strlen(host) < sizeof(text))
+        memcpy(text, host + 1, strcspn(host + 1, "]%"));
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1)
+        address = (const struct sockaddr *)&v4;
+    else if (inet_pton(AF_INET6, text, &v6.sin6_addr) == 1)
+        address = (const struct sockaddr *)&v6;
+    if (!address || may_call(hooks, address))
+        return 0;
+    return eb_fail(err, EB_FORBIDDEN,
+                   "the webhook's address %s is not global: name its network in webhook_allow if "
+                   "it is to be called",
+                   host);
+}
+
+int eb_webhook_url_check(struct eb_webhooks *hooks, const char *url, struct eb_error *err)
 {
     const struct eb_curl *curl = hooks->curl;
     CURLU *parsed = curl->url();
     char *scheme = NULL, *host = NULL;
+    int rc = -1;
 
-    bool ok = parsed && curl->url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK &&
-              curl->url_get(parsed, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
-              curl->url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
-              (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0) && host[0] != '\0';
+    if (parsed && curl->url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl->url_get(parsed, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+        curl->url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+        (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0) && host[0] != '\0')
+        rc = check_host(hooks, host, err);
+    else
+        eb_fail(err, EB_INVALID_REQUEST, "the URL of a webhook is http://HOST/… or https://HOST/…");
     curl->free(scheme);
     curl->free(host);
     curl->url_cleanup(parsed);
-    return ok ? 0
-              : eb_fail(err, EB_INVALID_REQUEST,
-                        "the URL of a webhook is http://HOST/… or https://HOST/…");
+    return rc;
 }

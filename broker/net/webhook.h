@@ -52,7 +52,7 @@ struct eb_webhook {
     struct eb_webhook *next; /* from here on: the sender's */
     void *easy, *lines;
     size_t received;
-    const struct eb_webhooks *hooks;
+    struct eb_webhooks *hooks;
     bool refused;
 };
 
@@ -62,13 +62,15 @@ struct eb_webhook {
  */
 int eb_webhooks_create(const struct eb_network *allowed, size_t count, struct eb_webhooks **ret,
                        struct eb_error *err);
+/** Other networks from now on; connections that stand are kept. Copied. 0 or -ENOMEM (the old ones hold). Threads: any. */
+int eb_webhooks_allow(struct eb_webhooks *hooks, const struct eb_network *allowed, size_t count);
 /** Calls under way end as CANCELLED, before this returns. NULL is fine. */
 void eb_webhooks_destroy(struct eb_webhooks *hooks);
 /** Threads: any. */
 void eb_webhooks_call(struct eb_webhooks *hooks, struct eb_webhook *call);
 
-/** Is it an http(s) URL with a host? 0, or -1 with @err. */
-int eb_webhook_url_check(const struct eb_webhooks *hooks, const char *url, struct eb_error *err);
+/** Is it an http(s) URL with a host, which if it is an address may be called? 0, or -1 with @err. Threads: any. */
+int eb_webhook_url_check(struct eb_webhooks *hooks, const char *url, struct eb_error *err);
 /** "whsec_" and base64 of 24 to 64 bytes. Returns the length or -1 with @err. */
 ptrdiff_t eb_webhook_secret_parse(uint8_t ret[EB_WEBHOOK_SECRET_MAX], const char *text, size_t len,
                                   struct eb_error *err);

@@ -270,6 +270,7 @@ static void describe(struct eb_ws_conn *conn, struct eb_connection_info *info)
                                                  : EB_WS_PROTOCOL_JSON,
         .connected_ms = conn->connected_ms,
         .subscriptions = state.subscriptions,
+        .consumers = eb_ws_consume_count(conn),
         .delivered = state.delivered,
         .queued_events = state.queued_events,
         .queued_bytes = state.queued_bytes,
