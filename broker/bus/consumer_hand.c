@@ -360,9 +360,17 @@ bool eb_consumer_hand_out(struct eb_consumer *consumer)
 
 /* ---- what else they are told ---- */
 
+/* What is ready is being read: nobody's time is over before it was offered. */
+static bool is_read_locked(const struct eb_consumer *consumer)
+{
+    return consumer->fetching && eb_worklist_ready(consumer->list);
+}
+
 static struct eb_consumer_worker *expired_locked(const struct eb_consumer *consumer, int64_t now)
 {
     struct eb_consumer_worker *worker = consumer->workers;
+    if (is_read_locked(consumer))
+        return NULL;
     for (uint32_t i = 0; i < consumer->worker_count; i++, worker = worker->next) {
         if (worker->begun && !worker->served && worker->until_ms >= 0 && worker->until_ms <= now)
             return worker;
@@ -374,6 +382,8 @@ int64_t eb_workers_due_locked(const struct eb_consumer *consumer)
 {
     const struct eb_consumer_worker *worker = consumer->workers;
     int64_t due = INT64_MAX;
+    if (is_read_locked(consumer))
+        return due;
     for (uint32_t i = 0; i < consumer->worker_count; i++, worker = worker->next) {
         if (worker->begun && !worker->served && worker->until_ms >= 0 && worker->until_ms < due)
             due = worker->until_ms;
@@ -384,7 +394,6 @@ int64_t eb_workers_due_locked(const struct eb_consumer *consumer)
 void eb_workers_tell(struct eb_consumer *consumer)
 {
     struct eb_consumer_worker *worker;
-    int64_t now = eb_consumers_now();
     eb_lock_take(&consumer->lock);
     while ((worker = consumer->leaving) != NULL) {
         consumer->leaving = worker->next;
@@ -394,6 +403,14 @@ void eb_workers_tell(struct eb_consumer *consumer)
         call_end_locked(consumer, worker);
     }
     tell_gap_locked(consumer);
+    eb_lock_drop(&consumer->lock);
+}
+
+void eb_workers_expire(struct eb_consumer *consumer)
+{
+    struct eb_consumer_worker *worker;
+    int64_t now = eb_consumers_now();
+    eb_lock_take(&consumer->lock);
     while ((worker = expired_locked(consumer, now)) != NULL) {
         worker->until_ms = -1;
         if (worker->ops->expired == NULL)

@@ -297,8 +297,10 @@ void eb_siphash(const uint64_t key[2], const void *data, size_t len, uint64_t re
 
 /** Hand out what is ready, at most so many. True: there may be more. [T] */
 bool eb_consumer_hand_out(struct eb_consumer *consumer);
-/** Tell released workers, gaps, time that is over. [T] */
+/** Tell released workers, and of gaps. [T] */
 void eb_workers_tell(struct eb_consumer *consumer);
+/** Those whose time is over and who were given nothing. [T] */
+void eb_workers_expire(struct eb_consumer *consumer);
 /** All workers are to be told that they are released; what was out with them is again. */
 void eb_workers_release_locked(struct eb_consumer *consumer, const char *reason);
 int64_t eb_workers_due_locked(const struct eb_consumer *consumer);

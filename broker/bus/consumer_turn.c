@@ -163,6 +163,7 @@ void eb_consumer_turn(struct eb_consumer *consumer)
             break;
     }
     eb_workers_tell(consumer); /* of gaps that came */
+    eb_workers_expire(consumer);
     eb_consumer_bury(consumer);
     if (consumer->said.tick_ms <= now)
         eb_consumer_tick(consumer, now);

@@ -55,7 +55,7 @@ int eb_rest_json_body(struct eb_http_request *request, struct eb_json *json, str
 
 static enum MHD_Result not_found(struct eb_http_request *request, const char *name)
 {
-    eb_fail(&request->refused, EB_NOT_FOUND, "there is no consumer \"%s\"", name);
+    eb_fail(&request->refused, EB_NOT_FOUND, "there is no consumer %s", name);
     return eb_http_fail(request, &request->refused);
 }
 

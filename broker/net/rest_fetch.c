@@ -143,9 +143,9 @@ static void fetch_released(void *user, const char *reason)
     bool empty = !fetch->ended && fetch->count == 0;
     bool first = end_locked(fetch);
     if (empty && strcmp(reason, "deleted") == 0)
-        eb_fail(&fetch->err, EB_NOT_FOUND, "consumer \"%s\" was deleted", fetch->name);
+        eb_fail(&fetch->err, EB_NOT_FOUND, "consumer %s was deleted", fetch->name);
     if (empty && strcmp(reason, "push") == 0)
-        eb_fail(&fetch->err, EB_CONFLICT, "consumer \"%s\" calls a webhook from now on",
+        eb_fail(&fetch->err, EB_CONFLICT, "consumer %s calls a webhook from now on",
                 fetch->name);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);

@@ -310,10 +310,10 @@ def test_a_gap_names_its_consumer(start_broker, connect):
     consume(ws)
     broker.publish("job.a", b"y")
     seen = []
-    while not (seen and seen[-1]["type"] == "event"):
+    while not (seen and seen[-1].get("payload") == "y"):
         seen.append(ws.recv())
     gaps = [m for m in seen if m["type"] == "gap"]
-    assert gaps and gaps[0]["consumer"] == "c" and gaps[0]["reason"] in ("overflow", "retention") and gaps[0]["from_seq"] == 1
+    assert gaps and gaps[0]["consumer"] == "c" and gaps[0]["reason"] in ("overflow", "retention") and 1 <= gaps[0]["from_seq"] <= gaps[0]["to_seq"] < 41
     assert wait_for(lambda: state(broker)["lost"]) > 0
 
 
