@@ -120,11 +120,10 @@ static int read_seq(const struct eb_json *json, uint32_t tok, uint64_t *ret, str
     return 0;
 }
 
-/* The seqs at @tok, a list or one. */
+/* The seqs at @tok, a @list or one. */
 static int take_seqs(struct eb_consumer_call *call, const struct eb_json *json, uint32_t tok,
-                     size_t max, struct eb_error *err)
+                     bool list, size_t max, struct eb_error *err)
 {
-    bool list = json->tokens[tok].type == EB_JSON_ARRAY;
     uint32_t first = list ? tok + 1 : tok, end = list ? json->tokens[tok].next : tok + 1;
     size_t count = 0;
 
@@ -182,7 +181,7 @@ int eb_consumer_call_seqs(struct eb_consumer_call *call, struct eb_json *json, u
     if (!list && !one)
         return eb_fail(err, EB_INVALID_REQUEST,
                        "\"seqs\" is missing: a list of seqs, {\"seqs\":[17]}");
-    if (take_seqs(call, json, list ? list : one, max, err) < 0)
+    if (take_seqs(call, json, list ? list : one, list != 0, max, err) < 0)
         return -1;
     if (request->verb == EB_CONSUMER_ACK || request->verb == EB_CONSUMER_REDRIVE)
         return 0;

@@ -301,7 +301,7 @@ static void write_consumers(struct eb_buf *out, struct eb_bus *bus)
     size_t count = eb_bus_consumers(bus, NULL, SIZE_MAX, false, &infos);
 
     gauge(out, "eventbus_consumers", (double)count, "Durable consumers.");
-    for (size_t m = 0; m < sizeof(consumer_metrics) / sizeof(*consumer_metrics); m++) {
+    for (size_t m = 0; count > 0 && m < sizeof(consumer_metrics) / sizeof(*consumer_metrics); m++) {
         const struct consumer_metric *metric = &consumer_metrics[m];
         head(out, metric->name, metric->type, metric->help);
         for (size_t i = 0; i < count; i++)

@@ -145,8 +145,7 @@ static void fetch_released(void *user, const char *reason)
     if (empty && strcmp(reason, "deleted") == 0)
         eb_fail(&fetch->err, EB_NOT_FOUND, "consumer %s was deleted", fetch->name);
     if (empty && strcmp(reason, "push") == 0)
-        eb_fail(&fetch->err, EB_CONFLICT, "consumer %s calls a webhook from now on",
-                fetch->name);
+        eb_fail(&fetch->err, EB_CONFLICT, "consumer %s calls a webhook from now on", fetch->name);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);
 }

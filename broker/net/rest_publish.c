@@ -75,7 +75,8 @@ int eb_rest_publish_begin(struct eb_http_request *request, struct eb_error *err)
     char topic[EB_PATH_TOPIC];
     const char *type = request->media_type;
     size_t len = 0;
-    if (eb_rest_check_encoding(request, err) < 0 || eb_http_path_topic(request, topic, &len, err) < 0)
+    if (eb_rest_check_encoding(request, err) < 0 ||
+        eb_http_path_topic(request, topic, &len, err) < 0)
         return -1;
     if (strcmp(type, "application/cloudevents-batch+json") == 0)
         return eb_fail(err, EB_UNSUPPORTED_MEDIA_TYPE,

@@ -459,8 +459,7 @@ static int release(struct eb_ws_conn *conn, struct eb_json *json, struct eb_erro
     if (work)
         leave(work);
     else if (rc == 0)
-        rc = eb_fail(err, EB_NOT_FOUND, "this connection does not consume %s",
-                     call->request.name);
+        rc = eb_fail(err, EB_NOT_FOUND, "this connection does not consume %s", call->request.name);
     eb_consumer_call_destroy(call);
     return rc;
 }

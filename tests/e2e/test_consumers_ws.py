@@ -345,7 +345,8 @@ def test_at_the_brokers_end_workers_are_closed_and_their_events_are_kept(start_b
         while ws.next()["type"] != "event":
             pass
     assert closed.value.code == 1001
-    broker.stop()
+    ws.sock.close()
+    assert broker.process.wait(60) == 0
     broker.start()
     ws = connect(broker)
     consume(ws)

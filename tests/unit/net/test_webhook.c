@@ -231,8 +231,11 @@ static void test_secrets(void **state)
 
 static void test_urls(void **state)
 {
-    static const char *const good[] = {"http://a.example/x", "https://[2001:db8::1]:8443/",
-                                       "http://h"};
+    static const char *const good[] = {"http://a.example/x", "https://[2606:4700::1]:8443/",
+                                       "http://h", "http://1.1.1.1/"};
+    static const char *const refused[] = {
+        "https://[2001:db8::1]:8443/", "http://127.0.0.1/",       "http://127.1/", "http://[::1]/",
+        "http://10.0.0.1:80/",         "http://[fe80::1%25eth0]/"};
     static const char *const bad[] = {"",        "ftp://a.example/", "file:///etc/passwd",
                                       "http://", "a.example",        "http://a b/"};
     struct eb_webhooks *hooks = make(false);
@@ -242,6 +245,13 @@ static void test_urls(void **state)
         assert_int_equal(eb_webhook_url_check(hooks, good[i], &err), 0);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_int_equal(eb_webhook_url_check(hooks, bad[i], &err), -1);
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        assert_int_equal(eb_webhook_url_check(hooks, refused[i], &err), -1);
+        assert_int_equal(err.code, EB_FORBIDDEN);
+    }
+    eb_webhooks_destroy(hooks);
+    hooks = make(true);
+    assert_int_equal(eb_webhook_url_check(hooks, "http://127.0.0.1/", &err), 0);
     eb_webhooks_destroy(hooks);
 }
 
