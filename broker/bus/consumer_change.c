@@ -405,7 +405,6 @@ void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *ch
     if (consumer->life == EB_CONSUMER_MAKING) {
         at = place_of(consumer->all, change, settings->from, settings->from_seq, last_seq,
                       &change->err);
-        change->at = at;
         if (at != 0)
             eb_worklist_reset(consumer->list, at);
     } else if (change->request->verb == EB_CONSUMER_SEEK) {
@@ -418,6 +417,7 @@ void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *ch
     } else if (change->request->verb == EB_CONSUMER_REDRIVE) {
         eb_redrive_collect_locked(consumer, change->redrive);
     }
+    change->at = at;
 }
 
 size_t eb_change_room(const struct eb_change *change)
@@ -465,17 +465,24 @@ size_t eb_change_writes_locked(struct eb_consumer *consumer, struct eb_change *c
 
 /* ---- after the commit ---- */
 
+/* The group was tried again without some of its publishes: it must not stand beyond what comes in their place. */
+static void pull_back_locked(struct eb_consumer *consumer, const struct eb_change *change,
+                             uint64_t last_seq)
+{
+    if (change->at <= last_seq + 1)
+        return;
+    move_locked(consumer, last_seq + 1);
+    eb_consumer_changed_locked(consumer);
+}
+
 static void made_locked(struct eb_consumer *consumer, struct eb_change *change, bool ok,
                         uint64_t last_seq)
 {
     consumer->life = ok ? EB_CONSUMER_THERE : EB_CONSUMER_GONE;
     change->request->created = ok;
     consumer->push_afresh = consumer->settings->has_push;
-    if (ok && consumer->settings->from == EB_FROM_NEW && change->at != last_seq + 1) {
-        eb_worklist_reset(consumer->list,
-                          last_seq + 1); /* the group was tried again without some */
-        eb_consumer_changed_locked(consumer);
-    }
+    if (ok)
+        pull_back_locked(consumer, change, last_seq);
 }
 
 static bool same_push(const struct eb_consumer_settings *a, const struct eb_consumer_settings *b)
@@ -550,6 +557,8 @@ struct eb_change *eb_change_committed_locked(struct eb_consumer *consumer, struc
         made_locked(consumer, change, ok, last_seq);
     else if (verb == EB_CONSUMER_REDRIVE && change->collected)
         more = eb_redrive_committed_locked(consumer, change->redrive, ok, change->request);
+    else if (verb == EB_CONSUMER_SEEK && change->collected)
+        pull_back_locked(consumer, change, last_seq);
     else if (ok && verb == EB_CONSUMER_PUT)
         replaced_locked(consumer, change);
     else if (ok && verb == EB_CONSUMER_DELETE)

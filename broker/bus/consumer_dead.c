@@ -101,14 +101,15 @@ static void burial_free(struct burial *burial)
     free(burial);
 }
 
-/* It is not to be now: dying again; after a failure it is asked for a while later. */
+/* It is not to be now: dying again, unless it was acknowledged; after a failure it is asked for a while later. */
 static void put_off_locked(struct burial *burial, bool failed)
 {
     struct eb_consumer *consumer = burial->consumer;
     if (burial->gen != consumer->gen)
         return;
-    if (burial->buried || eb_worklist_bury(consumer->list, burial->seq))
-        eb_worklist_buried(consumer->list, burial->seq, false);
+    if (!burial->buried && !eb_worklist_bury(consumer->list, burial->seq))
+        return;
+    eb_worklist_buried(consumer->list, burial->seq, false);
     if (burial->ended)
         eb_reason_set_locked(consumer, burial->seq, burial->reason);
     if (failed)
@@ -134,13 +135,21 @@ static const struct eb_state_write *writes_locked(struct burial *burial)
     return burial->writes;
 }
 
+/* Its deletion stands before us in this transaction: what we would write were nobody's. */
+static bool ends_locked(const struct eb_consumer *consumer)
+{
+    const struct eb_change *change = consumer->keep.change;
+    return consumer->life != EB_CONSUMER_THERE ||
+           (change != NULL && change->collected && change->request->verb == EB_CONSUMER_DELETE);
+}
+
 static const struct eb_state_write *bury_collect(struct eb_op *op)
 {
     struct burial *burial = eb_container(op, struct burial, op);
     struct eb_consumer *consumer = burial->consumer;
     const struct eb_state_write *writes = NULL;
     eb_lock_take(&consumer->lock);
-    if (burial->gen == consumer->gen && consumer->life == EB_CONSUMER_THERE)
+    if (burial->gen == consumer->gen && !ends_locked(consumer))
         burial->buried = eb_worklist_bury(consumer->list, burial->seq);
     if (burial->buried)
         burial->collected = eb_worklist_collect(consumer->list, eb_wall_ms() - eb_consumers_now(),
@@ -161,14 +170,15 @@ static void bury_done(struct eb_op *op)
     eb_lock_take(&consumer->lock);
     consumer->burials--;
     bool current = burial->gen == consumer->gen;
-    if (ok && current) {
-        eb_worklist_buried(consumer->list, burial->seq, true);
+    if (ok) {
         consumer->dead_waiting += burial->listed;
+        if (current) /* else a seek came behind it */
+            eb_worklist_buried(consumer->list, burial->seq, true);
         eb_consumer_changed_locked(consumer);
-    } else if (burial->buried && current) {
-        if (burial->collected)
-            eb_worklist_uncollect(consumer->list, &burial->delta);
+    } else {
         consumer->counts.dead -= burial->writes != NULL;
+        if (burial->collected && current)
+            eb_worklist_uncollect(consumer->list, &burial->delta);
         put_off_locked(burial, true);
     }
     eb_lock_drop(&consumer->lock);
@@ -309,32 +319,32 @@ static bool prepare(struct burial *burial, const struct eb_event *event)
     return burial->event != NULL;
 }
 
-static void drop_locked(struct burial *burial, bool gone, bool failed)
+/* What is no more needs no burial. */
+static void drop_gone(struct eb_consumer *consumer, uint64_t gen, const struct eb_read *read)
 {
-    struct eb_consumer *consumer = burial->consumer;
-    consumer->burials--;
-    if (!gone) {
-        put_off_locked(burial, failed);
-    } else if (burial->gen == consumer->gen) {
-        eb_worklist_gone(consumer->list, burial->seq);
-        eb_consumer_changed_locked(consumer);
-    }
+    struct eb_store_info info;
+    eb_store_info(consumer->all->bus->store, &info);
+    eb_lock_take(&consumer->lock);
+    if (gen == consumer->gen)
+        eb_consumer_gone_locked(consumer, read, info.deleted_upto);
+    eb_lock_drop(&consumer->lock);
 }
 
 static void read_done(struct eb_read *read)
 {
     struct funeral *funeral = read->user;
+    drop_gone(funeral->burials[0]->consumer, funeral->burials[0]->gen, read);
     for (size_t i = 0; i < funeral->count; i++) {
         struct burial *burial = funeral->burials[i];
         struct eb_consumer *consumer = burial->consumer;
         struct eb_event *event = i < read->looked_at ? read->events[i] : NULL;
-        bool gone = i < read->looked_at && event == NULL;
         if (event != NULL && prepare(burial, event)) {
             bury(burial);
             continue;
         }
         eb_lock_take(&consumer->lock);
-        drop_locked(burial, gone, read->err.code != EB_OK || event != NULL);
+        consumer->burials--;
+        put_off_locked(burial, read->err.code != EB_OK || event != NULL);
         eb_lock_drop(&consumer->lock);
         eb_consumer_run(consumer);
         burial_free(burial);

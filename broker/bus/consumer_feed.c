@@ -207,7 +207,8 @@ static bool take_event_locked(struct eb_consumer *consumer, struct eb_event *eve
     if (eb_worklist_offer(list, event->seq, key) < 0)
         return false;
     eb_worklist_stamp(list, event->seq, event->timestamp);
-    eb_cache_put(&consumer->cache, event, false);
+    if (eb_worklist_has(list, event->seq)) /* else a restart has offered what is done */
+        eb_cache_put(&consumer->cache, event, false);
     eb_consumer_changed_locked(consumer);
     return true;
 }
@@ -338,29 +339,49 @@ static bool is_suspect(const struct eb_consumer *consumer, const struct eb_event
            !eb_consumer_matches(consumer->settings, event->topic, event->topic_len);
 }
 
-static void fetched_locked(struct eb_consumer *consumer, const struct eb_read *read,
-                           uint64_t deleted_upto)
+void eb_consumer_gone_locked(struct eb_consumer *consumer, const struct eb_read *read,
+                             uint64_t deleted_upto)
 {
     struct losses retained_out = {0}, damaged = {0};
     for (size_t i = 0; i < read->looked_at; i++) {
-        struct eb_event *event = read->events[i];
         uint64_t seq = read->seqs[i];
-        if (event == NULL && read->errs[i] == -EBADMSG) {
+        if (read->events[i] == NULL && read->errs[i] == -EBADMSG)
             gone_locked(consumer, seq, &damaged);
-        } else if (event == NULL) {
+        else if (read->events[i] == NULL)
             gone_locked(consumer, seq, seq <= deleted_upto ? &retained_out : NULL);
-        } else if (is_suspect(consumer, event)) {
-            gone_locked(consumer, seq, NULL);
-        } else {
-            eb_worklist_stamp(consumer->list, seq, event->timestamp);
-            eb_cache_put(&consumer->cache, event, true);
-        }
     }
     if (retained_out.count > 0)
         eb_consumer_lost_locked(consumer, retained_out.from, retained_out.to, retained_out.count,
                                 EB_GAP_RETENTION);
     if (damaged.count > 0)
         eb_consumer_lost_locked(consumer, damaged.from, damaged.to, damaged.count, EB_GAP_DAMAGED);
+}
+
+/* It is at hand from now on, in its place. */
+static void found_locked(struct eb_consumer *consumer, struct eb_event *event)
+{
+    const struct eb_consumer_settings *settings = consumer->settings;
+    struct eb_worklist *list = consumer->list;
+    if (!eb_worklist_has(list, event->seq)) /* acknowledged meanwhile */
+        return;
+    if (eb_worklist_wants_key(list, event->seq) &&
+        eb_worklist_key(list, event->seq,
+                        eb_order_key(consumer, event, settings->order, settings->order_header)) < 0)
+        return; /* it is read again */
+    eb_worklist_stamp(list, event->seq, event->timestamp);
+    eb_cache_put(&consumer->cache, event, true);
+}
+
+static void fetched_locked(struct eb_consumer *consumer, const struct eb_read *read,
+                           uint64_t deleted_upto)
+{
+    for (size_t i = 0; i < read->looked_at; i++) {
+        if (read->events[i] != NULL && is_suspect(consumer, read->events[i]))
+            gone_locked(consumer, read->seqs[i], NULL);
+        else if (read->events[i] != NULL)
+            found_locked(consumer, read->events[i]);
+    }
+    eb_consumer_gone_locked(consumer, read, deleted_upto);
 }
 
 static void fetched(struct eb_read *read)

@@ -262,7 +262,8 @@ static void refused_locked(struct eb_consumer *consumer, struct eb_consumer_work
                            struct eb_event *event, uint32_t delivery)
 {
     eb_worklist_return(consumer->list, event->seq, delivery);
-    eb_cache_put(&consumer->cache, event, true);
+    if (eb_worklist_has(consumer->list, event->seq))
+        eb_cache_put(&consumer->cache, event, true);
     consumer->delivered--;
     if (delivery > 1)
         consumer->counts.redelivered--;

@@ -289,6 +289,9 @@ bool eb_consumer_matches(const struct eb_consumer_settings *settings, const char
 /** @lost events were not handled: counted and logged, workers are told. */
 void eb_consumer_lost_locked(struct eb_consumer *consumer, uint64_t from, uint64_t to,
                              uint64_t lost, enum eb_gap_reason reason);
+/** What @read has not found is done; it is lost unless its own ttl ended it. */
+void eb_consumer_gone_locked(struct eb_consumer *consumer, const struct eb_read *read,
+                             uint64_t deleted_upto);
 struct eb_order_key eb_order_key(const struct eb_consumer *consumer, const struct eb_event *event,
                                  enum eb_consumer_order order, const char *header);
 void eb_siphash(const uint64_t key[2], const void *data, size_t len, uint64_t ret[2]);

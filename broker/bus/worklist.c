@@ -293,6 +293,27 @@ int eb_worklist_insert(struct eb_worklist *list, uint64_t seq, struct eb_order_k
     return -ENOMEM;
 }
 
+bool eb_worklist_wants_key(const struct eb_worklist *list, uint64_t seq)
+{
+    const struct eb_job *job = eb_job_find(list, seq);
+
+    return job && list->config.ordered && job->extra && !job->key && job->state == EB_JOB_READY;
+}
+
+int eb_worklist_key(struct eb_worklist *list, uint64_t seq, struct eb_order_key key)
+{
+    struct eb_job *job = eb_job_find(list, seq);
+
+    if (!key.present || !eb_worklist_wants_key(list, seq))
+        return 0;
+    leave(list, job);
+    job->due_ms = 0; /* it has waited */
+    int rc = place(list, job, key, true);
+    if (rc < 0)
+        enter_ready(list, job, true);
+    return rc;
+}
+
 void eb_worklist_reset(struct eb_worklist *list, uint64_t next)
 {
     eb_job_drop_all(list);
@@ -608,6 +629,11 @@ int64_t eb_worklist_oldest(const struct eb_worklist *list)
 uint32_t eb_worklist_open(const struct eb_worklist *list)
 {
     return list->job_count;
+}
+
+bool eb_worklist_has(const struct eb_worklist *list, uint64_t seq)
+{
+    return eb_job_find(list, seq) != NULL;
 }
 
 uint32_t eb_worklist_ready_count(const struct eb_worklist *list)

@@ -75,6 +75,10 @@ int eb_worklist_offer(struct eb_worklist *list, uint64_t seq, struct eb_order_ke
 void eb_worklist_passed(struct eb_worklist *list, uint64_t seq);
 /** An event out of turn (redrive), as if never delivered. 0, -EEXIST when it is open, -ENOMEM. */
 int eb_worklist_insert(struct eb_worklist *list, uint64_t seq, struct eb_order_key key);
+/** Is it a ready one out of turn whose key a restart has forgotten? Then it is to be told before it is taken. */
+bool eb_worklist_wants_key(const struct eb_worklist *list, uint64_t seq);
+/** Its key: it is parked when another of that key is under way. 0 or -ENOMEM. */
+int eb_worklist_key(struct eb_worklist *list, uint64_t seq, struct eb_order_key key);
 /** Forget all that is open and go on from @next (seek). Workers keep nothing. */
 void eb_worklist_reset(struct eb_worklist *list, uint64_t next);
 /** First seq not yet offered or passed; with `order`, after a load, the first to offer again. */
@@ -181,8 +185,9 @@ void eb_worklist_cut(struct eb_worklist *list, uint64_t end);
 void eb_worklist_stamp(struct eb_worklist *list, uint64_t seq, int64_t time_ms);
 /** That of the first open event; 0: none is open, or its time is not known. */
 int64_t eb_worklist_oldest(const struct eb_worklist *list);
-uint32_t eb_worklist_open(const struct eb_worklist *list);        /* how many are */
-uint32_t eb_worklist_ready_count(const struct eb_worklist *list); /* of them are ready */
+uint32_t eb_worklist_open(const struct eb_worklist *list);          /* how many are */
+bool eb_worklist_has(const struct eb_worklist *list, uint64_t seq); /* is it? */
+uint32_t eb_worklist_ready_count(const struct eb_worklist *list);   /* of them are ready */
 
 struct eb_worklist_figures {
     uint32_t open, ready, out, waiting, parked, dying;

@@ -104,9 +104,10 @@ size_t fake_commit(struct fake_world *world, size_t ops)
     struct eb_op *first = fake.queue, *op = first, **end = &fake.queue;
     size_t count = 0;
     for (; op != NULL && count < ops; op = op->next, count++) {
-        op->last_seq = fake.last;
+        op->last_seq = fake.last + world->first_try;
         if (op->collect != NULL)
             op->writes = op->collect(op);
+        op->last_seq = fake.last;
         if (world->fail_commit)
             eb_fail(&op->err, EB_STORAGE_FULL, "no room");
         else if (op->kind == EB_OP_PUBLISH || op->kind == EB_OP_DUE)
@@ -122,6 +123,7 @@ size_t fake_commit(struct fake_world *world, size_t ops)
     if (count == 0)
         return 0;
     world->fail_commit = false;
+    world->first_try = 0;
     fake.queue = op;
     if (op == NULL)
         fake.queue_end = &fake.queue;

@@ -17,8 +17,10 @@ struct fake_world {
     struct eb_bus *bus;
     struct eb_bus_config config; /* set before fake_open */
     bool fail_commit;            /* the next one */
-    bool fail_pages;             /* every page: -EIO */
-    unsigned fail_matches;       /* so many look-ups in the topic table: -ENOMEM */
+    uint64_t
+        first_try; /* events that the next commit's operations are asked behind, and that are refused after all */
+    bool fail_pages;       /* every page: -EIO */
+    unsigned fail_matches; /* so many look-ups in the topic table: -ENOMEM */
     bool bundles;     /* of boxes made from now on: a frame may hold the words of several events */
     size_t page_rows; /* rows looked at in one page; 0: no bound */
     void (*during_page)(struct fake_world *world, void *ctx); /* once, after the page was read */

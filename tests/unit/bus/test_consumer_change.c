@@ -358,6 +358,28 @@ static void a_stopped_consumer_waits_for_a_put(void **state)
     fake_close(w);
 }
 
+/*
+ * A place is judged with the publishes before it, which may be refused when the disk is full: what comes then in their
+ * place is not passed over.
+ */
+static void a_place_does_not_lie_beyond_what_was_kept(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer moved = {.request = {.verb = EB_CONSUMER_SEEK, .name = "c", .seq = 4}};
+    make(w, "c", ALL_TOPICS);
+    publish(w, "t", 1);
+    ask(w, &moved);
+    fake_round(w);
+    w->first_try = 2;
+    fake_consume(w);
+    assert_string_equal(moved.text, "ok");
+    publish(w, "t", 2);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "2 3");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -372,6 +394,7 @@ int main(void)
         cmocka_unit_test(seek_during_a_delivery),
         cmocka_unit_test(webhooks_are_started_and_stopped),
         cmocka_unit_test(a_stopped_consumer_waits_for_a_put),
+        cmocka_unit_test(a_place_does_not_lie_beyond_what_was_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

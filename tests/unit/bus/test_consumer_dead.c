@@ -256,6 +256,160 @@ static void a_redriven_dead_letter_keeps_its_key(void **state)
     fake_close(w);
 }
 
+/* The same after a restart, whichever of the two was there first: two of one key are never out at once. */
+static void a_redriven_dead_letter_keeps_its_key_over_a_restart(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    uint64_t count;
+    make(w, "c", "{\"patterns\":[\"t.*\"],\"from\":\"all\",\"max_deliver\":1,\"order\":\"topic\"}");
+    publish(w, "t.a", 2);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    nack(w, "c", 1, -1);
+    assert_string_equal(ack(w, "c", 2), "ok");
+    assert_string_equal(given(a), "2");
+    leave_quietly(a);
+    assert_string_equal(redrive(w, "c", &count), "ok");
+    assert_int_equal(count, 1);
+    publish(w, "t.a", 1);
+    fake_restart(w);
+    a = attach(w, "c", 0);
+    uint64_t first = strtoull(given(a), NULL, 10); /* the redriven one, or the new one: not both */
+    assert_int_equal(a->count, 1);
+    assert_string_equal(ack(w, "c", first), "ok");
+    assert_string_equal(given(a), first == 3 ? "4" : "3");
+    assert_int_equal(a->count, 2);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+static void ask_term(struct fake_world *w, struct asked_consumer *asked)
+{
+    *asked = (struct asked_consumer){.request = {.verb = EB_CONSUMER_TERM,
+                                                 .name = "c",
+                                                 .seqs = &asked->seq,
+                                                 .count = 1,
+                                                 .reason = "bad",
+                                                 .results = &asked->result},
+                                     .seq = 1};
+    ask(w, asked);
+}
+
+/* A term that is overtaken by an ack leaves nothing behind. */
+static void an_ack_after_a_term_forgets_its_reason(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer asked, acked;
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    ask_term(w, &asked);
+    ask_ack(w, "c", 1, &acked);
+    fake_consume(w);
+    assert_string_equal(acked.text, "ok");
+    assert_int_equal(fake_last(w), 1);
+    struct eb_consumer *consumer = eb_consumer_find(w->bus->consumers, "c");
+    assert_null(consumer->reasons);
+    eb_consumer_unref(consumer);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* A consumer that is deleted in the transaction of a dead letter leaves no rows of it: none is given up any more. */
+static void a_dead_letter_after_the_deletion_is_none(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer asked, deleted = {.request = {.verb = EB_CONSUMER_DELETE, .name = "c"}};
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    ask_term(w, &asked);
+    fake_commit(w, ALL);
+    fake_round(w); /* it is dying, and is to be read */
+    ask(w, &deleted);
+    fake_round(w);             /* the deletion is queued */
+    assert_true(fake_read(w)); /* and behind it the dead letter */
+    fake_commit(w, ALL);
+    fake_consume(w);
+    assert_string_equal(deleted.text, "ok");
+    assert_int_equal(fake_last(w), 1);
+    assert_int_equal(fake_disk_blocks(NULL), 0);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* A seek in the transaction of a dead letter does not make it uncounted. */
+static void a_dead_letter_before_a_seek_is_counted(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer asked,
+        moved = {.request = {.verb = EB_CONSUMER_SEEK, .name = "c", .seq = 2}};
+    uint64_t count;
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    ask_term(w, &asked);
+    fake_commit(w, ALL);
+    fake_round(w);
+    assert_true(fake_read(w)); /* the dead letter is queued */
+    ask(w, &moved);
+    fake_round(w); /* and behind it the seek */
+    fake_commit(w, ALL);
+    fake_consume(w);
+    assert_string_equal(moved.text, "ok");
+    assert_int_equal(fake_last(w), 2);
+    assert_int_equal(info_of(w, "c").dead, 1);
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    assert_string_equal(redrive(w, "c", &count), "ok");
+    assert_int_equal(count, 1);
+    assert_int_equal(info_of(w, "c").dead_waiting, 0);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* A broker that ends while many are redriven answers who asked for it. */
+static void a_redrive_is_answered_when_the_broker_ends(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer all = {.request = {.verb = EB_CONSUMER_REDRIVE, .name = "c"}};
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\",\"max_deliver\":1,\"max_inflight\":1000}");
+    publish(w, "t", 300);
+    struct hand *a = attach(w, "c", 0);
+    given(a);
+    for (uint64_t seq = 1; seq <= 300; seq++)
+        assert_string_equal(nack(w, "c", seq, -1), "ok");
+    fake_consume(w);
+    assert_int_equal(info_of(w, "c").dead_waiting, 300);
+    leave(a, EB_LEAVE_AGAIN);
+    ask(w, &all);
+    fake_round(w);
+    assert_true(fake_read(w)); /* the first step is queued */
+    fake_close(w);
+    assert_string_not_equal(all.text, "");
+}
+
+/* What retention takes from under its burial is lost, and said. */
+static void what_is_gone_before_its_burial_is_lost(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer asked;
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    ask_term(w, &asked);
+    fake_retain(w, 1);
+    fake_consume(w);
+    assert_int_equal(fake_last(w), 1);
+    assert_int_equal(info_of(w, "c").lost, 1);
+    assert_string_equal(given(a), "gap1-1:retention");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* The lists that GET …/dead shows, by pages. */
 static void dead_letters_are_read_in_pages(void **state)
 {
@@ -299,6 +453,12 @@ int main(void)
         cmocka_unit_test(a_term_survives_a_restart),
         cmocka_unit_test(redrive_gives_the_dead_letter_to_its_consumer),
         cmocka_unit_test(a_redriven_dead_letter_keeps_its_key),
+        cmocka_unit_test(a_redriven_dead_letter_keeps_its_key_over_a_restart),
+        cmocka_unit_test(an_ack_after_a_term_forgets_its_reason),
+        cmocka_unit_test(a_dead_letter_after_the_deletion_is_none),
+        cmocka_unit_test(a_dead_letter_before_a_seek_is_counted),
+        cmocka_unit_test(a_redrive_is_answered_when_the_broker_ends),
+        cmocka_unit_test(what_is_gone_before_its_burial_is_lost),
         cmocka_unit_test(dead_letters_are_read_in_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

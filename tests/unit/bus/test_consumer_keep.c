@@ -312,6 +312,59 @@ static void damaged_settings_wait_for_a_put(void **state)
     fake_close(w);
 }
 
+/* With order a restart reads again what lies behind the first open event: what of it is done is not kept in memory. */
+static void what_is_done_is_not_kept_at_hand(void **state)
+{
+    struct fake_world *w = fake_open(roomy);
+    make(w, "c", "{\"patterns\":[\"#\"],\"from\":\"all\",\"order\":\"topic\"}");
+    publish(w, "slow", 1);
+    publish(w, "t", 20);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1 2");
+    for (uint64_t seq = 2; seq <= 21; seq++)
+        assert_string_equal(ack(w, "c", seq), "ok");
+    given(a);
+    leave_quietly(a);
+    fake_restart(w);
+    publish(w, "t", 1);
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1:2 22");
+    struct eb_consumer *consumer = eb_consumer_find(w->bus->consumers, "c");
+    assert_int_equal(consumer->cache.count, 0);
+    eb_consumer_unref(consumer);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
+/* An event that is acknowledged while it is being read for another delivery is not kept either. */
+static void an_ack_during_the_read_leaves_nothing(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", ALL_TOPICS);
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    struct asked_consumer nacked = {.request = {.verb = EB_CONSUMER_NACK,
+                                                .name = "c",
+                                                .seqs = &nacked.seq,
+                                                .count = 1,
+                                                .results = &nacked.result},
+                                    .seq = 1},
+                          acked;
+    assert_string_equal(given(a), "1");
+    ask(w, &nacked);
+    fake_round(w); /* it is to be read */
+    ask_ack(w, "c", 1, &acked);
+    assert_true(fake_read(w));
+    fake_consume(w);
+    assert_string_equal(acked.text, "ok");
+    assert_string_equal(given(a), "");
+    struct eb_consumer *consumer = eb_consumer_find(w->bus->consumers, "c");
+    assert_int_equal(consumer->cache.count, 0);
+    eb_consumer_unref(consumer);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* A block that cannot be read: what it may have held is delivered again, nothing is lost, what does not match is not. */
 static void a_damaged_block_is_delivered_again(void **state)
 {
@@ -584,6 +637,8 @@ int main(void)
         cmocka_unit_test(an_event_that_expired_is_done),
         cmocka_unit_test(retention_waits_for_consumers_if_asked_to),
         cmocka_unit_test(damaged_settings_wait_for_a_put),
+        cmocka_unit_test(what_is_done_is_not_kept_at_hand),
+        cmocka_unit_test(an_ack_during_the_read_leaves_nothing),
         cmocka_unit_test(a_damaged_block_is_delivered_again),
         cmocka_unit_test(a_position_beyond_the_log_is_set_back),
         cmocka_unit_test(order_comes_back_with_the_settings),
