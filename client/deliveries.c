@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "client/consumer.h"
+#include "common/text.h"
 
 #define FIRST_BUCKETS 64
 
@@ -182,11 +183,22 @@ static void unwrap(eb_consumer *consumer, uint64_t seq, uint32_t delivery)
     }
 }
 
+/* As much of it as may be sent: UTF-8, and no character cut in two. */
+static size_t reason_length(const char *reason)
+{
+    size_t len = reason ? strnlen(reason, sizeof(((eb_delivery *)0)->reason) - 1) : 0;
+
+    while (len > 0 && !eb_utf8_valid(reason, len))
+        len--;
+    return len;
+}
+
 /* Everything that an answer needs, so that nothing can fail later. */
 static int prepare(eb_consumer *consumer, struct eb_out *out, const char *reason, bool waited)
 {
-    if (reason && reason[0] &&
-        !(out->reason = strndup(reason, sizeof(((eb_delivery *)0)->reason) - 1)))
+    size_t len = reason_length(reason);
+
+    if (len > 0 && !(out->reason = strndup(reason, len)))
         return EB_RESULT_MEMORY;
     if (waited || !consumer->options.answered)
         return EB_RESULT_OK;
@@ -292,7 +304,8 @@ void eb_deliveries_returned_locked(eb_consumer *consumer, uint64_t seq, eb_verdi
     if (verdict != EB_ACK && verdict != EB_TERM)
         verdict = EB_NACK; /* what is no verdict is no success */
     if (eb_deliveries_answer_locked(consumer, seq, delivery->number, verdict,
-                                    verdict == EB_NACK ? delivery->delay : EB_DELAY_BACKOFF,
+                                    verdict == EB_NACK && delivery->delay >= 0 ? delivery->delay
+                                                                               : EB_DELAY_BACKOFF,
                                     verdict == EB_TERM ? delivery->reason : NULL, NULL) < 0) {
         eb_out_unlink(&consumer->handed, out); /* unanswered, so it is delivered again */
         drop(consumer, out);

@@ -317,6 +317,27 @@ static void like_answers_share_a_request(void **state)
     assert_false(eb_consume_flushed_locked(&client, 0));
 }
 
+/* What a program writes as a reason or delay is made sound before it is sent: else the broker could not read it. */
+static void what_a_callback_writes_is_made_sound(void **state)
+{
+    eb_delivery delivery = {.number = 1, .delay = -7};
+
+    arrive(1, 1);
+    take(1);
+    eb_deliveries_returned_locked(consumer, 1, EB_NACK, &delivery);
+    assert_int_equal(consumer->fresh.first->delay, EB_DELAY_BACKOFF);
+    strcpy(delivery.reason, "caf\xc3\xa9 \xff rest");
+    arrive(2, 1);
+    take(2);
+    eb_deliveries_returned_locked(consumer, 2, EB_TERM, &delivery);
+    assert_string_equal(consumer->fresh.last->reason, "caf\xc3\xa9 ");
+    char text[400];
+    memset(text, 'x', sizeof(text));
+    strcpy(text + 198, "\xc3\xa9"); /* the bound cuts it */
+    answer(3, 1, EB_TERM, EB_DELAY_BACKOFF, text);
+    assert_int_equal(strlen(consumer->fresh.last->reason), 198);
+}
+
 /* More than a request takes go in several. */
 static void a_request_has_a_bound(void **state)
 {
@@ -404,6 +425,7 @@ int main(void)
         TEST(nonsense_is_a_nack),
         TEST(thousands_are_found),
         TEST(like_answers_share_a_request),
+        TEST(what_a_callback_writes_is_made_sound),
         TEST(a_request_has_a_bound),
         TEST(a_lower_bound_of_the_broker_is_found),
         TEST(answers_wait_for_the_consume),
