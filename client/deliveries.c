@@ -325,7 +325,7 @@ static void tell(struct eb_out *out, int result)
         pthread_cond_signal(&waiter->cond);
     }
     out->waiters = NULL;
-    if (!out->told)
+    if (!out->told || out->told->consumer->ended) /* nobody is to be told any more */
         return;
     out->told->seq = out->seq;
     out->told->delivery = out->delivery;
