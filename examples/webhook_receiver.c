@@ -153,9 +153,11 @@ static void print_event(struct MHD_Connection *connection, const char *id, const
 {
     const char *topic = header(connection, "ce-type");
 
-    print_text(topic ? topic : "?", topic ? strlen(topic) : 1);
+    if (topic)
+        print_text(topic, strlen(topic));
     printf(" %s%s, %zu bytes: ", id, again ? " (again)" : "", call->len);
-    print_text(call->body ? call->body : "", call->len);
+    if (call->body)
+        print_text(call->body, call->len);
     putchar('\n');
     fflush(stdout);
 }

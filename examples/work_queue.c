@@ -76,6 +76,7 @@ static int consume(eb_client *client, const struct options *options, eb_consumer
     consumer->name = options->consumer;
     consumer->settings = &settings;
     int rc = eb_consumer_open(client, consumer, WAIT_MS, ret);
+    consumer->settings = NULL; /* they were copied */
     if (rc == EB_RESULT_CONFLICT)
         return complain(options->consumer,
                         "is there with other settings; name another one with --consumer");
@@ -364,10 +365,9 @@ static int dispatch_with(eb_client *client, struct dispatcher *dispatcher, char 
 
 static int dispatch(const struct options *options, char **argv)
 {
-    static struct dispatcher dispatcher = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    struct dispatcher dispatcher = {.lock = PTHREAD_MUTEX_INITIALIZER, .options = options};
     eb_client *client;
 
-    dispatcher.options = options;
     dispatcher.done = calloc((size_t)options->jobs, sizeof *dispatcher.done);
     dispatcher.dead = calloc((size_t)options->jobs, sizeof *dispatcher.dead);
     dispatcher.last = calloc((size_t)options->keys + 1, sizeof *dispatcher.last);

@@ -35,14 +35,17 @@ static const char tables[] =
     "at INTEGER NOT NULL, PRIMARY KEY(name, epoch, seq)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS eventbus_once_seen_at ON eventbus_once_seen(name, at);";
 
+static const char move[] =
+    "INSERT INTO eventbus_once(name, seq, epoch) VALUES (?1, ?2, ?3) "
+    "ON CONFLICT(name) DO UPDATE SET seq = excluded.seq, epoch = excluded.epoch";
+static const char see[] = "INSERT OR IGNORE INTO eventbus_once_seen(name, seq, epoch, at) "
+                          "VALUES (?1, ?2, ?3, unixepoch())";
+
 static const char *const texts[STATEMENTS] = {
     [BEGIN] = "BEGIN IMMEDIATE",
     [READ] = "SELECT seq, epoch FROM eventbus_once WHERE name = ?1",
-    [MOVE] = "INSERT INTO eventbus_once(name, seq, epoch) VALUES (?1, ?2, ?3) ON CONFLICT(name) DO "
-             "UPDATE SET "
-             "seq = excluded.seq, epoch = excluded.epoch",
-    [SEE] = "INSERT OR IGNORE INTO eventbus_once_seen(name, seq, epoch, at) VALUES (?1, ?2, ?3, "
-            "unixepoch())",
+    [MOVE] = move,
+    [SEE] = see,
     [COMMIT] = "COMMIT",
     [ROLLBACK] = "ROLLBACK",
     [FORGET] = "DELETE FROM eventbus_once_seen WHERE name = ?1 AND at < unixepoch() - ?2",
