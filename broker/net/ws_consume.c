@@ -327,8 +327,10 @@ static void answer_consume(struct eb_ws_conn *conn, struct eb_ws_id id,
     if (id.len == 0)
         return;
     eb_ws_answer_begin(conn, &buf, "ok", id, false);
-    eb_buf_printf(&buf, ",\"consumer\":\"%s\",\"created\":%s", request->name,
-                  request->created ? "true" : "false");
+    /* The log's epoch, so that nobody acknowledges here what another log gave him. */
+    eb_buf_printf(&buf, ",\"consumer\":\"%s\",\"created\":%s,\"epoch\":\"%s\"", request->name,
+                  request->created ? "true" : "false",
+                  eb_store_epoch(eb_bus_store(conn->side->bus)));
     eb_ws_answer_send(conn, &buf, id);
 }
 

@@ -44,6 +44,14 @@ def test_the_example_compiles_and_runs(broker, build, source):
         assert run.stdout.splitlines() == EXPECTED
 
 
+def test_the_example_of_a_consumer_compiles_and_runs(broker, build, tmp_path):
+    """An ack, a nack with its second delivery, a term: as its callback says."""
+    program, env = compiled(build, write(tmp_path, 1, "billing.c"))
+    run = subprocess.run([program, broker.ws_url], env=env, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert sorted(run.stdout.splitlines()) == ["order.paid {}, delivery 1", "order.slow {}, delivery 2"]
+
+
 def test_what_is_installed_is_enough(broker, build, source, tmp_path):
     """meson install; then a program is built with nothing but pkg-config, shared and static."""
     if not shutil.which("pkg-config") or not shutil.which("meson"):
