@@ -200,6 +200,15 @@ static int fx_topics(struct eb_engine *engine, void *reader, const char *after,
 {
     return INNER(topics)(FX(engine)->inner, reader, after, out, max);
 }
+static int fx_first_at(struct eb_engine *engine, void *reader, int64_t time, uint64_t *ret)
+{
+    return INNER(first_at)(FX(engine)->inner, reader, time, ret);
+}
+static int fx_count(struct eb_engine *engine, void *reader, struct eb_selection *selection,
+                    uint64_t from, uint64_t upto, uint64_t *ret)
+{
+    return INNER(count)(FX(engine)->inner, reader, selection, from, upto, ret);
+}
 static void fx_figures(struct eb_engine *engine, struct eb_engine_figures *ret)
 {
     INNER(figures)(FX(engine)->inner, ret);
@@ -238,6 +247,8 @@ static const struct eb_engine_ops fx_ops = {
     .page = fx_page,
     .event = fx_event,
     .topics = fx_topics,
+    .first_at = fx_first_at,
+    .count = fx_count,
     .figures = fx_figures,
     .trouble = fx_trouble,
 };

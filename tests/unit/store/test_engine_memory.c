@@ -404,6 +404,118 @@ static void same_as_a_list(void **state)
     }
 }
 
+/* ---- what is asked beside pages ---- */
+
+/* A time and a number are found as a look at every event finds them, with holes and after the head fell off. */
+static void times_and_counts_are_those_of_a_look(void **state)
+{
+    struct fixture *fx = *state;
+    struct eb_reader *reader;
+    int64_t ts[401] = {0}, start;
+    fx_open(fx);
+    start = fx->wall;
+    for (unsigned n = 1; n <= 400; n++) {
+        fx->wall += n % 3 ? 0 : 7;
+        ts[n] = fx->wall;
+        assert_int_equal(n, seq_of(publish(fx, n, n % 3 ? "a.x" : "b", "payload")));
+    }
+    struct eb_store_config config = fx->config;
+    config.acked_retention_ms = 0;
+    config.retention_events = 350;
+    for (unsigned n = 60; n < 400; n += 9) {
+        assert_int_equal(EB_OK, code_of(ack_new(fx, n)));
+        ts[n] = 0;
+    }
+    eb_store_reconfigure(fx->store, &config);
+    while (janitor(fx))
+        ;
+    struct eb_store_info info;
+    eb_store_info(fx->store, &info);
+    for (unsigned n = 1; n < info.first_seq; n++)
+        ts[n] = 0;
+    assert_int_equal(0, eb_reader_create(fx->store, &reader));
+    for (int64_t time = start - 5; time < fx->wall + 10; time += 3) {
+        uint64_t want = 1, seq = 0;
+        while (want <= 400 && (!ts[want] || ts[want] < time))
+            want++;
+        assert_int_equal(0, eb_reader_first_at(reader, time, &seq));
+        assert_int_equal(want, seq);
+    }
+    struct eb_pattern pattern;
+    struct eb_selection *selection;
+    struct eb_error err;
+    assert_int_equal(0, eb_pattern_parse(&pattern, "a.*", 3, &err));
+    assert_int_equal(0, eb_selection_create(&pattern, 1, &selection));
+    for (uint64_t from = 0; from < 420; from += 37) {
+        uint64_t want = 0, found = 0;
+        for (uint64_t n = from ? from : 1; n <= 380; n++)
+            want += ts[n] && n % 3;
+        assert_int_equal(0, eb_reader_count(reader, selection, from, 380, &found));
+        assert_int_equal(want, found);
+    }
+    eb_selection_destroy(selection);
+    eb_reader_destroy(reader);
+}
+
+#define CONSUMERS 4
+#define LETTERS   40
+
+static void dead_as_listed(struct fixture *fx, bool model[CONSUMERS][LETTERS])
+{
+    for (uint64_t c = 0; c < CONSUMERS; c++) {
+        uint64_t seqs[LETTERS], after = 0, n = 0, want = 0;
+        ptrdiff_t got;
+        while ((got = fx->inner->ops->dead(fx->inner, NULL, c + 1, after, seqs, 7)) > 0) {
+            for (ptrdiff_t i = 0; i < got; i++) {
+                assert_true(seqs[i] > after && model[c][seqs[i]]);
+                after = seqs[i];
+            }
+            n += (uint64_t)got;
+        }
+        for (uint64_t s = 1; s < LETTERS; s++)
+            want += model[c][s];
+        assert_int_equal(want, n);
+    }
+}
+
+/* Lists of dead letters change with their transaction and are what they were when it is taken back. */
+static void dead_letters_go_back_with_their_transaction(void **state)
+{
+    static bool model[CONSUMERS][LETTERS], before[CONSUMERS][LETTERS];
+    struct fixture *fx = *state;
+    unsigned seed = 5;
+    fx_open(fx);
+    const struct eb_engine_ops *ops = fx->inner->ops;
+    memset(model, 0, sizeof model);
+    for (int round = 0; round < 400; round++) {
+        memcpy(before, model, sizeof model);
+        assert_int_equal(0, ops->begin(fx->inner));
+        for (int i = 0; i < 12; i++) {
+            uint64_t c = (uint64_t)rand_r(&seed) % CONSUMERS;
+            uint64_t s = 1 + (uint64_t)rand_r(&seed) % (LETTERS - 1);
+            int what = rand_r(&seed) % 20;
+            struct eb_state_write write = {.kind = what == 0   ? EB_STATE_DROP
+                                                   : what < 12 ? EB_STATE_DEAD_ADD
+                                                               : EB_STATE_DEAD_DROP,
+                                           .consumer = c + 1,
+                                           .seq = s};
+            assert_int_equal(0, ops->state(fx->inner, &write, 0));
+            if (what == 0)
+                memset(model[c], 0, sizeof model[c]);
+            else
+                model[c][s] = what < 12;
+        }
+        dead_as_listed(fx, model);
+        if (round % 3) {
+            assert_int_equal(0, ops->commit(fx->inner));
+        } else {
+            ops->rollback(fx->inner);
+            memcpy(model, before, sizeof model);
+        }
+        dead_as_listed(fx, model);
+    }
+}
+
 #define TEST(name)                                                                                 \
     {                                                                                              \
         "memory/" #name, name, setup, teardown, NULL                                               \
@@ -423,6 +535,8 @@ int main(void)
         TEST(acknowledged_is_passed_over_and_deleted),
         TEST(topics_follow_their_events),
         TEST(same_as_a_list),
+        TEST(times_and_counts_are_those_of_a_look),
+        TEST(dead_letters_go_back_with_their_transaction),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 }
