@@ -3,6 +3,7 @@ import base64
 import hashlib
 import hmac
 import http.client
+import json
 import re
 import signal
 import subprocess
@@ -66,6 +67,23 @@ def test_what_is_signed_is_taken(receiver):
     wait_for(lambda: len(receiver.lines) == 3, what="three lines")
     assert receiver.lines[0] == "order.paid msg_1, 5 bytes: hello\n"
     assert "\x1b" not in receiver.lines[2], "what others wrote does not command the terminal"
+
+
+def test_a_consumer_of_a_real_broker_is_believed(start_broker, receiver):
+    """What the broker signs the example takes, so each event is acknowledged; one that does not know the secret is refused."""
+    broker = start_broker("--webhook-allow", "127.0.0.1")
+    other = "whsec_" + base64.b64encode(b"y" * 32).decode()
+    for name, secret in (("ours", SECRET), ("others", other)):
+        body = {"patterns": ["order.#"], "from": "all", "push": {"url": receiver.url, "secret": secret}}
+        assert broker.request("PUT", f"/v1/consumers/{name}", json.dumps(body)).status == 201
+    for n in range(5):
+        broker.publish("order.paid", f"number {n}")
+    wait_for(lambda: broker.get("/v1/consumers/ours").json["lag"]["events"] == 0, what="all acknowledged")
+    taken = [line for line in receiver.lines if not line.startswith("webhook_receiver")]
+    assert sorted(line.split(": ")[1].strip() for line in taken) == [f"number {n}" for n in range(5)]
+    assert all(line.startswith("order.paid ") for line in taken)
+    wait_for(lambda: any("no signature is ours" in line for line in receiver.lines), what="a refusal")
+    assert broker.get("/v1/consumers/others").json["acked"] == 0
 
 
 def test_what_comes_again_is_known_by_its_id(receiver):
