@@ -47,6 +47,10 @@ static bool answer_locked(struct eb_consumer *consumer, struct eb_consumer_reque
         eb_fail(&request->err, EB_NOT_FOUND, "there is no consumer %s", request->name);
         return false;
     }
+    if (consumer->stopping) {
+        eb_fail(&request->err, EB_UNAVAILABLE, "the broker is going down");
+        return false;
+    }
     for (uint32_t i = 0; i < request->count; i++) {
         answer_one_locked(consumer, request, i, now);
         ok = ok || request->results[i] == EB_JOB_OK;

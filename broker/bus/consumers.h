@@ -122,8 +122,8 @@ struct eb_consumer_request {
     enum eb_job_result *results; /* room for count, the maker's; ack … and redrive of named seqs */
     bool created;                /* put, ensure */
     uint64_t redriven;           /* redrive: how many */
-    /* Once; on the committing thread under the commit lock, on `eb-consumer`, or on the caller's own before the call
-       returned. Must not block, nor make requests about consumers; eb_session_reply_bytes works on all of them. */
+    /* Once; on the committing thread under the commit lock, on `eb-consumer`, on a reader, or on the caller's own before
+       the call returned. Must not block, nor make requests about consumers; eb_session_reply_bytes works on all of them. */
     void (*done)(struct eb_consumer_request *request);
     void *user;
     char id_text[192]; /* as in eb_publish */
@@ -156,7 +156,8 @@ struct eb_worker_ops {
 /**
  * Attach to a consumer that is there. @max_inflight: out with it at most (0: the consumer's). @until_ms: mono ms, -1 none.
  * @pushes: it is a webhook's slot; others are refused by a consumer that has one, and it by one that has none
- * (EB_CONFLICT). EB_NOT_FOUND; EB_UNAVAILABLE when it is stopping. Nothing is delivered before eb_consumer_begin.
+ * (EB_CONFLICT), and all by one that was stopped. EB_NOT_FOUND; EB_UNAVAILABLE when the broker ends. Nothing is delivered
+ * before eb_consumer_begin.
  */
 int eb_consumer_attach(struct eb_bus *bus, const char *name, const struct eb_worker_ops *ops,
                        void *user, uint32_t max_inflight, int64_t until_ms, bool pushes,
