@@ -333,8 +333,10 @@ static void drop_gone(struct eb_consumer *consumer, uint64_t gen, const struct e
 static void read_done(struct eb_read *read)
 {
     struct funeral *funeral = read->user;
+    size_t first = read->err.code != EB_OK; /* the one that cannot be read waits behind the rest */
     drop_gone(funeral->burials[0]->consumer, funeral->burials[0]->gen, read);
-    for (size_t i = 0; i < funeral->count; i++) {
+    for (size_t n = 0; n < funeral->count; n++) {
+        size_t i = (n + first) % funeral->count;
         struct burial *burial = funeral->burials[i];
         struct eb_consumer *consumer = burial->consumer;
         struct eb_event *event = i < read->looked_at ? read->events[i] : NULL;

@@ -384,6 +384,17 @@ static void fetched_locked(struct eb_consumer *consumer, const struct eb_read *r
     eb_consumer_gone_locked(consumer, read, deleted_upto);
 }
 
+/* The first one cannot be read, maybe for a bad sector: it is tried again, and holds up no other. */
+static void unread_locked(struct eb_consumer *consumer, const struct fetch *fetch)
+{
+    int64_t then = eb_consumers_now() + EB_CONSUMER_RETRY_MS;
+    consumer->fetch_ms = then;
+    if (fetch->gen != consumer->gen)
+        return;
+    eb_worklist_put_off(consumer->list, fetch->seqs[0], then);
+    eb_consumer_changed_locked(consumer);
+}
+
 static void fetched(struct eb_read *read)
 {
     struct fetch *fetch = read->user;
@@ -393,7 +404,7 @@ static void fetched(struct eb_read *read)
     eb_lock_take(&consumer->lock);
     consumer->fetching = false;
     if (read->err.code != EB_OK)
-        consumer->fetch_ms = eb_consumers_now() + EB_CONSUMER_RETRY_MS;
+        unread_locked(consumer, fetch);
     else if (fetch->gen == consumer->gen)
         fetched_locked(consumer, read, info.deleted_upto);
     eb_lock_drop(&consumer->lock);

@@ -411,6 +411,16 @@ void eb_worklist_give(struct eb_worklist *list, struct eb_worker *from, struct e
     from->count = 0;
 }
 
+void eb_worklist_put_off(struct eb_worklist *list, uint64_t seq, int64_t at_ms)
+{
+    struct eb_job *job = eb_job_find(list, seq);
+
+    if (!job || job->state != EB_JOB_READY)
+        return;
+    leave(list, job);
+    enter_waiting(list, job, at_ms);
+}
+
 size_t eb_worklist_peek(const struct eb_worklist *list, uint64_t *seqs, size_t max)
 {
     size_t count = 0;

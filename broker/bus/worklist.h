@@ -102,6 +102,8 @@ void eb_worklist_detach(struct eb_worklist *list, struct eb_worker *worker);
 void eb_worklist_detach_uncounted(struct eb_worklist *list, struct eb_worker *worker);
 /** What is out with @from is out with @to from now on; its time runs on. */
 void eb_worklist_give(struct eb_worklist *list, struct eb_worker *from, struct eb_worker *to);
+/** A ready one cannot be had just now: it waits until then, and others go before it. */
+void eb_worklist_put_off(struct eb_worklist *list, uint64_t seq, int64_t at_ms);
 /** Would eb_worklist_take give something? */
 bool eb_worklist_ready(const struct eb_worklist *list);
 /** The seqs that it would give next, in that order, at most @max. Returns how many. */

@@ -300,7 +300,11 @@ ptrdiff_t eb_reader_events(struct eb_reader *reader, const uint64_t *seqs, size_
     size_t bytes = 0, i;
     if (fake.world->fail_pages)
         return -EIO;
+    if (count > 0 && seqs[0] == fake.world->fail_seq)
+        return -EIO;
     for (i = 0; i < count && (i == 0 || bytes < max_bytes); i++) {
+        if (seqs[i] == fake.world->fail_seq)
+            break;
         errs[i] = eb_reader_event(reader, seqs[i], &events[i]);
         bytes += errs[i] == 0 ? eb_event_size(events[i]) : 0;
     }

@@ -20,6 +20,7 @@ struct fake_world {
     uint64_t
         first_try; /* events that the next commit's operations are asked behind, and that are refused after all */
     bool fail_pages;       /* every page: -EIO */
+    uint64_t fail_seq;     /* reading this event by its seq: -EIO */
     unsigned fail_matches; /* so many look-ups in the topic table: -ENOMEM */
     bool bundles;     /* of boxes made from now on: a frame may hold the words of several events */
     size_t page_rows; /* rows looked at in one page; 0: no bound */

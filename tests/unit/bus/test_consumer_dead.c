@@ -391,6 +391,27 @@ static void a_redrive_is_answered_when_the_broker_ends(void **state)
     assert_string_not_equal(all.text, "");
 }
 
+/* One that cannot be read just now holds up no other's dead letter. */
+static void a_burial_that_cannot_be_read_holds_up_no_other(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 3);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1 2 3");
+    w->fail_seq = 1;
+    for (uint64_t seq = 1; seq <= 3; seq++)
+        assert_string_equal(term(w, "c", seq, ""), "ok");
+    for (int i = 0; i < 4; i++, fake_now += EB_CONSUMER_RETRY_MS)
+        fake_consume(w);
+    assert_int_equal(info_of(w, "c").dead, 2);
+    w->fail_seq = 0;
+    fake_consume(w);
+    assert_int_equal(info_of(w, "c").dead, 3);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* What retention takes from under its burial is lost, and said. */
 static void what_is_gone_before_its_burial_is_lost(void **state)
 {
@@ -458,6 +479,7 @@ int main(void)
         cmocka_unit_test(a_dead_letter_after_the_deletion_is_none),
         cmocka_unit_test(a_dead_letter_before_a_seek_is_counted),
         cmocka_unit_test(a_redrive_is_answered_when_the_broker_ends),
+        cmocka_unit_test(a_burial_that_cannot_be_read_holds_up_no_other),
         cmocka_unit_test(what_is_gone_before_its_burial_is_lost),
         cmocka_unit_test(dead_letters_are_read_in_pages),
     };

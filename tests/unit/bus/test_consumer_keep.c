@@ -603,6 +603,28 @@ static void a_worker_leaves_from_within_its_delivery(void **state)
     fake_close(w);
 }
 
+/* An event that cannot be read just now (a bad sector) is tried again and holds up no other. */
+static void an_event_that_cannot_be_read_holds_up_no_other(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", ALL_TOPICS);
+    publish(w, "t", 3);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1 2 3");
+    leave(a, EB_LEAVE_AGAIN);
+    w->fail_seq = 1;
+    a = attach(w, "c", 0);
+    given(a);
+    fake_now += EB_CONSUMER_RETRY_MS;
+    given(a);
+    assert_int_equal(a->count, 2);
+    w->fail_seq = 0;
+    fake_now += EB_CONSUMER_RETRY_MS;
+    assert_string_equal(given(a), "1:2");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* An ack from within the delivery is as good as a later one. */
 static void ack_from_within(struct hand *hand, uint64_t seq)
 {
@@ -649,6 +671,7 @@ int main(void)
         cmocka_unit_test(a_worker_with_nothing_is_told_when_its_time_is_over),
         cmocka_unit_test(what_is_not_taken_goes_back),
         cmocka_unit_test(a_worker_leaves_from_within_its_delivery),
+        cmocka_unit_test(an_event_that_cannot_be_read_holds_up_no_other),
         cmocka_unit_test(an_ack_from_within_its_delivery),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
