@@ -179,6 +179,7 @@ struct eb_consumer_worker {
     bool touched;                           /* [K] a flush is due */
     bool served;                            /* [K] something was delivered */
     int64_t until_ms;                       /* [K] -1: none, or it has expired */
+    uint64_t came_at;                       /* [I] the log's end when it came */
     bool asks_room;                         /* [K] what ops->room says is to be asked again */
     size_t room;                            /* [K] what it said, less what was delivered since */
 };
@@ -280,6 +281,8 @@ bool eb_feed_take_in(struct eb_consumer *consumer);
 void eb_feed_close(struct eb_consumer *consumer); /* [T] */
 /** `next` follows the log where nothing matches. */
 void eb_feed_passed_locked(struct eb_consumer *consumer);
+/** Has it yet to bring, or to pass over, something up to @seq? */
+bool eb_feed_behind_locked(const struct eb_consumer *consumer, uint64_t seq);
 /** The time of the first event that waits in the feed; 0: not known. */
 int64_t eb_feed_oldest_locked(const struct eb_consumer *consumer);
 /** Read what is ready and not at hand. [T] */
@@ -306,7 +309,7 @@ void eb_workers_tell(struct eb_consumer *consumer);
 void eb_workers_expire(struct eb_consumer *consumer);
 /** All workers are to be told that they are released; what was out with them is again. */
 void eb_workers_release_locked(struct eb_consumer *consumer, const char *reason);
-int64_t eb_workers_due_locked(const struct eb_consumer *consumer);
+int64_t eb_workers_due_locked(const struct eb_consumer *consumer, int64_t now);
 
 /* ---- consumer_keep.c ---- */
 
