@@ -414,6 +414,7 @@ void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *ch
             return;
         eb_workers_release_locked(consumer, "seek");
         move_locked(consumer, at);
+        change->moved = true;
     } else if (change->request->verb == EB_CONSUMER_REDRIVE) {
         eb_redrive_collect_locked(consumer, change->redrive);
     }
@@ -557,7 +558,7 @@ struct eb_change *eb_change_committed_locked(struct eb_consumer *consumer, struc
         made_locked(consumer, change, ok, last_seq);
     else if (verb == EB_CONSUMER_REDRIVE && change->collected)
         more = eb_redrive_committed_locked(consumer, change->redrive, ok, change->request);
-    else if (verb == EB_CONSUMER_SEEK && change->collected)
+    else if (verb == EB_CONSUMER_SEEK && change->moved)
         pull_back_locked(consumer, change, last_seq);
     else if (ok && verb == EB_CONSUMER_PUT)
         replaced_locked(consumer, change);
@@ -565,7 +566,7 @@ struct eb_change *eb_change_committed_locked(struct eb_consumer *consumer, struc
         deleted_locked(consumer);
     else if (ok && verb == EB_CONSUMER_STOP)
         stopped_locked(consumer);
-    change->ready = change->collected = false;
+    change->ready = change->collected = change->moved = false;
     atomic_store(&consumer->all->hold_afresh, true);
     if (!ok && (verb == EB_CONSUMER_PUT || verb == EB_CONSUMER_STOP))
         memcpy(consumer->stopped, change->stopped, sizeof(change->stopped));

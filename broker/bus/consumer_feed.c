@@ -131,18 +131,13 @@ static bool feed_open(struct eb_consumer *consumer)
     return true;
 }
 
-static bool is_wanted_locked(const struct eb_consumer *consumer)
-{
-    return consumer->life == EB_CONSUMER_THERE && !consumer->stopping &&
-           consumer->stopped[0] == '\0' && !consumer->damaged;
-}
-
 void eb_feed_follow(struct eb_consumer *consumer)
 {
     int64_t now = eb_consumers_now();
     struct eb_feed *feed = consumer->feed;
     eb_lock_take(&consumer->lock);
-    bool wanted = is_wanted_locked(consumer);
+    bool wanted = consumer->life == EB_CONSUMER_THERE && !consumer->stopping &&
+                  consumer->stopped[0] == '\0' && !consumer->damaged;
     bool afresh = feed != NULL && (consumer->feed_afresh || feed->gen != consumer->gen ||
                                    atomic_load(&feed->failed) || eb_session_closed(feed->session));
     bool failed = feed != NULL && afresh && !consumer->feed_afresh && feed->gen == consumer->gen;
@@ -255,14 +250,6 @@ void eb_feed_passed_locked(struct eb_consumer *consumer)
         return;
     eb_worklist_passed(consumer->list, served);
     eb_consumer_changed_locked(consumer);
-}
-
-bool eb_feed_behind_locked(const struct eb_consumer *consumer, uint64_t seq)
-{
-    if (!is_wanted_locked(consumer) || !eb_worklist_wants(consumer->list) ||
-        eb_worklist_next(consumer->list) > seq)
-        return false;
-    return consumer->feed == NULL || eb_session_served(consumer->feed->session) < seq;
 }
 
 int64_t eb_feed_oldest_locked(const struct eb_consumer *consumer)

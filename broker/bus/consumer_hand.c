@@ -15,9 +15,7 @@
 #include "broker/bus/consumer_internal.h"
 #include "common/clock.h"
 
-#define RUN_MAX     256  /* deliveries in one run */
-#define PATIENCE_MS 1000 /* with one whose time is over while something comes */
-#define LOOK_MS     5
+#define RUN_MAX 256 /* deliveries in one run */
 
 /* ---- lists of workers ---- */
 
@@ -105,7 +103,6 @@ int eb_consumer_attach(struct eb_bus *bus, const char *name, const struct eb_wor
         worker->pushes = pushes;
         worker->asks_room = ops->room != NULL;
         worker->room = SIZE_MAX;
-        worker->came_at = eb_bus_visible(bus);
         eb_lock_take(&consumer->lock);
         rc = may_attach_locked(consumer, pushes, err);
         if (rc == 0)
@@ -364,45 +361,33 @@ bool eb_consumer_hand_out(struct eb_consumer *consumer)
 
 /* ---- what else they are told ---- */
 
-/*
- * Is something on its way to it? Nobody's time is over before he was offered what was in the log when he came: it may
- * still be read, or be about to be pushed. For a second at most.
- */
-static bool is_served_later_locked(struct eb_consumer *consumer,
-                                   const struct eb_consumer_worker *worker, int64_t now)
+/* What is ready is being read: nobody's time is over before it was offered. */
+static bool is_read_locked(const struct eb_consumer *consumer)
 {
-    if (now >= worker->until_ms + PATIENCE_MS)
-        return false;
-    if (eb_worklist_ready_count(consumer->list) > 0)
-        return consumer->fetching && eb_worklist_ready(consumer->list);
-    return eb_feed_behind_locked(consumer, worker->came_at);
+    return consumer->fetching && eb_worklist_ready(consumer->list);
 }
 
-static bool waits_locked(const struct eb_consumer_worker *worker)
-{
-    return worker->begun && !worker->served && worker->until_ms >= 0;
-}
-
-static struct eb_consumer_worker *expired_locked(struct eb_consumer *consumer, int64_t now)
+static struct eb_consumer_worker *expired_locked(const struct eb_consumer *consumer, int64_t now)
 {
     struct eb_consumer_worker *worker = consumer->workers;
+    if (is_read_locked(consumer))
+        return NULL;
     for (uint32_t i = 0; i < consumer->worker_count; i++, worker = worker->next) {
-        if (waits_locked(worker) && worker->until_ms <= now &&
-            !is_served_later_locked(consumer, worker, now))
+        if (worker->begun && !worker->served && worker->until_ms >= 0 && worker->until_ms <= now)
             return worker;
     }
     return NULL;
 }
 
-int64_t eb_workers_due_locked(const struct eb_consumer *consumer, int64_t now)
+int64_t eb_workers_due_locked(const struct eb_consumer *consumer)
 {
     const struct eb_consumer_worker *worker = consumer->workers;
     int64_t due = INT64_MAX;
+    if (is_read_locked(consumer))
+        return due;
     for (uint32_t i = 0; i < consumer->worker_count; i++, worker = worker->next) {
-        if (!waits_locked(worker))
-            continue;
-        int64_t then = worker->until_ms > now ? worker->until_ms : now + LOOK_MS;
-        due = then < due ? then : due;
+        if (worker->begun && !worker->served && worker->until_ms >= 0 && worker->until_ms < due)
+            due = worker->until_ms;
     }
     return due;
 }

@@ -78,6 +78,7 @@ struct eb_change {
     struct eb_read read;                   /* one that it waits for */
     bool ready;                            /* [K] it asks for a state op … */
     bool collected;                        /* [K] … and is in one */
+    bool moved;                            /* [K] … and it was a seek that was not refused */
     bool again;                            /* [K] redrive: the next step is to be begun */
     char stopped[EB_REASON_MAX + 1];       /* what the consumer's was */
     bool time_known;                       /* `at` is the first seq of the time asked for */
@@ -179,7 +180,6 @@ struct eb_consumer_worker {
     bool touched;                           /* [K] a flush is due */
     bool served;                            /* [K] something was delivered */
     int64_t until_ms;                       /* [K] -1: none, or it has expired */
-    uint64_t came_at;                       /* [I] the log's end when it came */
     bool asks_room;                         /* [K] what ops->room says is to be asked again */
     size_t room;                            /* [K] what it said, less what was delivered since */
 };
@@ -281,8 +281,6 @@ bool eb_feed_take_in(struct eb_consumer *consumer);
 void eb_feed_close(struct eb_consumer *consumer); /* [T] */
 /** `next` follows the log where nothing matches. */
 void eb_feed_passed_locked(struct eb_consumer *consumer);
-/** Has it yet to bring, or to pass over, something up to @seq? */
-bool eb_feed_behind_locked(const struct eb_consumer *consumer, uint64_t seq);
 /** The time of the first event that waits in the feed; 0: not known. */
 int64_t eb_feed_oldest_locked(const struct eb_consumer *consumer);
 /** Read what is ready and not at hand. [T] */
@@ -309,7 +307,7 @@ void eb_workers_tell(struct eb_consumer *consumer);
 void eb_workers_expire(struct eb_consumer *consumer);
 /** All workers are to be told that they are released; what was out with them is again. */
 void eb_workers_release_locked(struct eb_consumer *consumer, const char *reason);
-int64_t eb_workers_due_locked(const struct eb_consumer *consumer, int64_t now);
+int64_t eb_workers_due_locked(const struct eb_consumer *consumer);
 
 /* ---- consumer_keep.c ---- */
 

@@ -131,7 +131,7 @@ static void keep_turn_locked(struct eb_consumer *consumer, int64_t now)
 
 static int64_t due_locked(struct eb_consumer *consumer, int64_t now)
 {
-    int64_t due = earlier(eb_worklist_due(consumer->list), eb_workers_due_locked(consumer, now));
+    int64_t due = earlier(eb_worklist_due(consumer->list), eb_workers_due_locked(consumer));
     if (consumer->changed && !consumer->keep.under_way)
         due = earlier(due, consumer->keep_ms);
     if (consumer->feed_ms > now)
