@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from lib.consumer import flat
 from lib.broker import BUILD, PATIENCE, wait_for
 
 LOAD = BUILD / "tests" / "bench" / "load" / "eventbus-load"
@@ -69,6 +70,21 @@ def test_a_replay_reads_the_log_from_its_start(broker, target):
     load(broker.port, "publish", "eventbus-json", "--connections", 2, "--topics", 5, "--events", 4000, "--batch", 100)
     answer = load(broker.port, "replay", target, "--topics", 5, "--events", 4000)
     assert (answer["events"], answer["gaps"]) == (4000, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_workers_acknowledge_each_stored_event_once(broker, workers):
+    load(broker.port, "publish", "eventbus-json", "--events", 4000, "--batch", 100)
+    answer = load(broker.port, "work", "eventbus-json", "--publishers", 0, "--events", 4000, "--subscribers", workers, "--window", 64)
+    assert (answer["events"], answer["measured"], answer["again"]) == (4000, 4000, 0) and answer["rate"] > 0
+    shown = flat(broker.get("/v1/consumers/load").json)
+    assert (shown["cursor"], shown["inflight"], shown["redelivered"]) == (4000, 0, 0)
+
+
+def test_the_time_from_publish_to_worker_is_of_each_event(broker):
+    answer = load(broker.port, "work", "eventbus-json", "--rate", 1000, "--events", 500, "--subscribers", 2)
+    assert (answer["events"], answer["measured"], answer["again"]) == (500, 500, 0)
+    assert 0 < answer["p50_us"] <= answer["p99_us"] <= answer["max_us"]
 
 
 @pytest.mark.parametrize("target", SUBSCRIBING)

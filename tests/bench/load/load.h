@@ -66,6 +66,7 @@ enum role {
     ROLE_FEEDER,    /* publishes for subscribers: answers are not asked for */
     ROLE_SUBSCRIBER,
     ROLE_REPLAY, /* subscriber from the start of the log */
+    ROLE_WORKER, /* takes part in the work of a durable consumer, and acknowledges */
     ROLE_SERVED, /* a connection of the sink */
 };
 
@@ -132,6 +133,11 @@ struct wire {
     void (*open)(struct conn *c);
     /* Ask a ready ROLE_REPLAY connection's broker for all that is stored. NULL: it stores nothing. */
     void (*replay)(struct conn *c);
+    /*
+     * A ready ROLE_WORKER connection begins: the consumer is made if there is none. Each event goes to conn_job(); if
+     * that says so, the wire asks for its ack, and tells the answers by conn_job_acked(). NULL: it has no such thing.
+     */
+    void (*work)(struct conn *c);
     /* Append one request with that many events. */
     void (*publish)(struct conn *c, unsigned events);
     /* No more is published in this turn: finish what was begun. May be NULL. */
@@ -159,7 +165,7 @@ struct mode {
         waits; /* nothing need come for as long as it likes, and it says itself what there is to say */
 };
 
-extern const struct mode mode_publish, mode_fanout, mode_latency, mode_replay, mode_idle;
+extern const struct mode mode_publish, mode_fanout, mode_latency, mode_replay, mode_idle, mode_work;
 
 struct loop {
     int epoll;
@@ -275,6 +281,13 @@ static inline unsigned conn_topic(struct conn *c)
     c->topic = topic + 1 == opt.topics ? 0 : topic + 1;
     return topic;
 }
+
+/* ---- mode_work.c ---- */
+
+/* An event has come to a worker. False: it came before, or is wrong (told). */
+bool conn_job(struct conn *c, const uint8_t *payload, size_t len);
+/* So many acknowledgements were answered. */
+void conn_job_acked(struct conn *c, uint64_t count);
 
 /* ---- tmpl.c: bytes of a request made once, of which only the id and the stamp change ---- */
 

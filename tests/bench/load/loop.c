@@ -321,7 +321,8 @@ static void wait_round(struct loop *loop, uint64_t timeout)
 
 static bool stuck(struct loop *loop, const char *what)
 {
-    if (loop->mode->waits || opt.publishers == 0 || now_ns() - loop->progress < PATIENCE)
+    if (loop->mode->waits || (opt.publishers == 0 && loop->mode != &mode_work) ||
+        now_ns() - loop->progress < PATIENCE)
         return false;
     atomic_store(&run.failed, true);
     if (atomic_fetch_add(&run.errors, 1) == 0)

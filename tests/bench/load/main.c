@@ -22,8 +22,8 @@ struct options opt = {.host = "127.0.0.1",
                       .subscribers = 1,
                       .publishers = 1};
 
-static const struct mode *const modes[] = {&mode_publish, &mode_fanout, &mode_latency,
-                                           &mode_replay,  &mode_idle,   NULL};
+static const struct mode *const modes[] = {&mode_publish, &mode_fanout, &mode_latency, &mode_replay,
+                                           &mode_idle,    &mode_work,   NULL};
 
 static double number(const char *name, const char *text, double least, double most)
 {
@@ -129,7 +129,8 @@ static const struct mode *read_options(int argc, char **argv)
     int option, index;
 
     if (argc < 2 || argv[1][0] == '-')
-        die("usage: eventbus-load publish|fanout|latency|replay|idle|sink --target TARGET --port "
+        die("usage: eventbus-load publish|fanout|latency|replay|idle|work|sink --target TARGET "
+            "--port "
             "PORT [options]");
     opt.mode = argv[1];
     for (const struct mode *const *m = modes; *m; m++)

@@ -129,7 +129,8 @@ static void answer(struct conn *c, uint64_t request)
     c->answers++;
     c->open -= slot->events;
     c->received += slot->events;
-    if (c->role == ROLE_PUBLISHER && loop->counting) {
+    /* Beside workers it is their time that is measured, and no answer's. */
+    if (c->role == ROLE_PUBLISHER && loop->counting && loop->mode != &mode_work) {
         loop->measured += slot->events;
         hist_add(&loop->latency, loop->now - slot->at);
     }

@@ -42,6 +42,60 @@ static void subscribe(struct conn *c)
     put_text(c, text);
 }
 
+/* ---- a worker of the consumer "load" ---- */
+
+static void work(struct conn *c)
+{
+    char text[256];
+
+    snprintf(text, sizeof(text),
+             "{\"type\":\"consume\",\"id\":\"w\",\"consumer\":\"load\",\"max_inflight\":%u,"
+             "\"settings\":{\"patterns\":[\"t.*\"],\"from\":\"all\",\"max_inflight\":%u}}",
+             opt.window, opt.window * opt.subscribers);
+    put_text(c, text);
+}
+
+static void ack(struct conn *c, const uint8_t *seq)
+{
+    static const char before[] = "{\"type\":\"ack\",\"id\":",
+                      middle[] = ",\"consumer\":\"load\",\"seq\":";
+    uint8_t *start = conn_reserve(c, WS_HEADER_MAX + 128), *text = start + 6, *to = text;
+
+    to = mempcpy(to, before, sizeof(before) - 1);
+    to = mempcpy(to, c->id, ID_TEXT);
+    to = mempcpy(to, middle, sizeof(middle) - 1);
+    while (*seq >= '0' && *seq <= '9' && to < text + 100)
+        *to++ = *seq++;
+    *to++ = '}';
+    text_next(c->id, ID_TEXT);
+    c->requests++;
+    conn_wrote(c, (size_t)(ws_seal(c, start, WS_TEXT, (size_t)(to - text)) - start));
+}
+
+static void on_job(struct conn *c, const uint8_t *text, size_t len)
+{
+    static const char mark[] = "\"payload\":\"", number[] = "\"seq\":";
+    const uint8_t *payload = memmem(text, len, mark, sizeof(mark) - 1);
+    const uint8_t *seq = memmem(text, len, number, sizeof(number) - 1);
+
+    if (!payload || !seq || (size_t)(text + len - payload) < sizeof(mark) + opt.payload)
+        conn_fail_bytes(c, "an event that is not ours", text, len);
+    else if (conn_job(c, payload + sizeof(mark) - 1, opt.payload))
+        ack(c, seq + sizeof(number) - 1);
+}
+
+static void on_work(struct conn *c, const uint8_t *text, size_t len)
+{
+    static const char result[] = "\"result\":\"ok\"";
+
+    if (memmem(text, len < 32 ? len : 32, "\"event\"", 7))
+        on_job(c, text, len);
+    else if (memmem(text, len, result, sizeof(result) - 1))
+        conn_job_acked(c, 1);
+    else if (!memmem(text, len, "\"id\":\"w\"", 8) || memmem(text, len, "error", 5))
+        conn_fail_bytes(c, "an answer that is no success", text, len);
+}
+
 static void publish_batch(struct conn *c, unsigned events)
 {
     const struct tmpl *head = c->role == ROLE_PUBLISHER ? &batch_answered : &batch_unanswered;
@@ -138,7 +192,9 @@ static size_t parse(struct conn *c, uint8_t *data, size_t len)
             conn_ready(c);
     }
     while ((took = ws_read(c, data + used, len - used, &frame)) > 0) {
-        if (frame.opcode == WS_TEXT)
+        if (frame.opcode == WS_TEXT && c->role == ROLE_WORKER)
+            on_work(c, frame.payload, frame.len);
+        else if (frame.opcode == WS_TEXT)
             on_text(c, frame.payload, frame.len);
         else
             ws_control(c, &frame);
@@ -213,6 +269,7 @@ const struct wire wire_eventbus_json = {
     .prepare = prepare,
     .open = open_ws,
     .replay = subscribe,
+    .work = work,
     .publish = publish,
     .parse = parse,
     .serve = serve,

@@ -4,7 +4,8 @@
  * Core publishes have no answer: a publisher that wants one sends a PING behind each request (--batch events), whose
  * PONG says that the server has read them. JetStream publishes carry a reply subject that ends in the request's id;
  * one subscription gets all answers. The stream (LOAD, on file, topics t.>) is made by the loader. A replay is an
- * ordered push consumer with flow control. Over WebSocket the frames are a stream of bytes: a message may begin in
+ * ordered push consumer with flow control. Workers share a durable pull consumer; an ack has a reply subject, so that
+ * it is answered (what the clients call a double ack). Over WebSocket the frames are a stream of bytes: a message may begin in
  * one and end in the next.
  */
 #include <stdlib.h>
@@ -28,9 +29,15 @@
     "\"ack_policy\":\"none\",\"max_deliver\":1,\"flow_control\":true,\"idle_heartbeat\":"          \
     "5000000000,"                                                                                  \
     "\"replay_policy\":\"instant\",\"mem_storage\":true,\"num_replicas\":1}}"
-#define INBOX      "_I.0000." /* of a publisher: its number, and the request's id */
-#define SID_INBOX  '1'
-#define SID_EVENTS '2'
+#define DURABLE                                                                                    \
+    "{\"stream_name\":\"LOAD\",\"config\":{\"durable_name\":\"W\",\"deliver_policy\":\"all\","     \
+    "\"ack_policy\":\"explicit\",\"ack_wait\":30000000000,\"max_deliver\":-1,\"max_ack_pending\":" \
+    "1000000,"                                                                                     \
+    "\"replay_policy\":\"instant\",\"num_replicas\":1}}"
+#define WORKERS_FROM 5000       /* their inboxes are not those of publishers */
+#define INBOX        "_I.0000." /* of a publisher: its number, and the request's id */
+#define SID_INBOX    '1'
+#define SID_EVENTS   '2'
 
 static struct tmpl *pubs, *stored; /* a topic each */
 static char usual[64];             /* the line before most events */
@@ -136,11 +143,18 @@ static void greeted(struct conn *c)
 {
     char text[256];
 
+    if (c->role == ROLE_WORKER) {
+        snprintf(text, sizeof(text), "%04u", (WORKERS_FROM + c->number) % PUBLISHERS_MAX);
+        memcpy(c->stamp, text, STAMP_PUBLISHER);
+    }
+
     put_text(c, CONNECT);
     if (c->role == ROLE_SUBSCRIBER)
         put_text(c, opt.topics > 1 ? "SUB t.* 2\r\n" : "SUB t.0 2\r\n");
     if (is_jetstream(c)) {
-        snprintf(text, sizeof(text), "SUB _I.%.4s.* %c\r\nSUB _R %c\r\n", c->stamp, SID_INBOX,
+        /* What a worker pulls comes to an inbox of its own, what a reader asks for to _R. */
+        snprintf(text, sizeof(text), "SUB _I.%.4s.* %c\r\nSUB %s%.*s %c\r\n", c->stamp, SID_INBOX,
+                 c->role == ROLE_WORKER ? "_W." : "_R", c->role == ROLE_WORKER ? 4 : 0, c->stamp,
                  SID_EVENTS);
         put_text(c, text);
         ask_stream(c);
@@ -157,6 +171,57 @@ static void replay(struct conn *c)
     snprintf(text, sizeof(text), "PUB $JS.API.CONSUMER.CREATE.LOAD _I.%.4s.reader %zu\r\n%s\r\n",
              c->stamp, strlen(CONSUMER), CONSUMER);
     put_text(c, text);
+}
+
+/* ---- a worker: pulls by requests of half a window, each event's reply subject takes its ack ---- */
+
+static void pull(struct conn *c)
+{
+    char body[32], text[128];
+    unsigned batch = opt.window > 1 ? opt.window / 2 : 1;
+    int len = snprintf(body, sizeof(body), "{\"batch\":%u}", batch);
+
+    snprintf(text, sizeof(text), "PUB $JS.API.CONSUMER.MSG.NEXT.LOAD.W _W.%.4s %d\r\n%s\r\n",
+             c->stamp, len, body);
+    put_text(c, text);
+    c->left += batch;
+}
+
+static void work(struct conn *c)
+{
+    char text[1024];
+
+    snprintf(text, sizeof(text),
+             "PUB $JS.API.CONSUMER.DURABLE.CREATE.LOAD.W _I.%.4s.reader %zu\r\n%s\r\n", c->stamp,
+             strlen(DURABLE), DURABLE);
+    put_text(c, text);
+}
+
+static void on_job(struct conn *c, const uint8_t *reply, size_t reply_len, const uint8_t *payload,
+                   size_t len)
+{
+    c->left--;
+    if (c->left <= opt.window / 2)
+        pull(c);
+    if (!conn_job(c, payload, len))
+        return;
+    conn_printf(c, "PUB %.*s _I.%.4s.%.*s 4\r\n+ACK\r\n", (int)reply_len, (const char *)reply,
+                c->stamp, ID_TEXT, c->id);
+    text_next(c->id, ID_TEXT);
+    c->requests++;
+}
+
+static void on_work(struct conn *c, const uint8_t *subject, const uint8_t *body, size_t len)
+{
+    if (memcmp(subject + sizeof(INBOX) - 1, "reader", 6) != 0)
+        conn_job_acked(c, 1);
+    else if (memmem(body, len, "\"error\"", 7))
+        conn_fail_bytes(c, "an error", body, len);
+    else {
+        pull(c);
+        if (opt.window > 1)
+            pull(c);
+    }
 }
 
 /* ---- reading ---- */
@@ -222,8 +287,12 @@ static size_t on_message(struct conn *c, uint8_t *data, uint8_t *line_end, uint8
     sid++;
     if (status)
         on_status(c, sid + 2, rest > sid + 2 ? (size_t)(rest - sid - 2) : 0, line_end, size);
+    else if (*sid == SID_EVENTS && c->role == ROLE_WORKER)
+        on_job(c, sid + 2, rest > sid + 2 ? (size_t)(rest - sid - 2) : 0, line_end, size);
     else if (*sid == SID_EVENTS)
         conn_event(c, line_end, size);
+    else if (c->role == ROLE_WORKER && c->ready)
+        on_work(c, subject, line_end, size);
     else
         on_inbox(c, subject, line_end, size);
     return (size_t)(line_end - data) + size + 2;
@@ -427,6 +496,7 @@ const struct wire wire_jetstream = {
     .prepare = prepare,
     .open = open_tcp,
     .replay = replay,
+    .work = work,
     .publish = publish,
     .parse = parse_text,
     .greet = greet,

@@ -1,7 +1,8 @@
 /*
  * wire_redis.c - redis over RESP2: publish is XADD to a stream a topic, each one command, pipelined by the window;
  * fan-out is PUBLISH and SUBSCRIBE; a replay reads one stream by XREAD, 1,000 entries at a time, a page asked for
- * when the one before has come.
+ * when the one before has come. Workers share a consumer group: XREADGROUP, an XACK for each entry, and the next
+ * XREADGROUP behind them.
  */
 #include <stdlib.h>
 
@@ -72,7 +73,7 @@ static uint8_t *line(uint8_t *data, uint8_t *end, int64_t *ret_number)
             value = value * 10 + (*p++ - '0');
         *ret_number = value;
     }
-    uint8_t *nl = memchr(p, '\n', (size_t)(end - p));
+    uint8_t *nl = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
     return nl ? nl + 1 : NULL;
 }
 
@@ -105,6 +106,52 @@ static void page_over(struct conn *c)
     c->left = c->received;
 }
 
+/* ---- a worker ---- */
+
+#define GROUP_WAIT                                                                                 \
+    "100" /* ms that XREADGROUP blocks: nothing else on the connection is read meanwhile */
+
+static void read_group(struct conn *c)
+{
+    char name[16], count[16];
+    int name_len = snprintf(name, sizeof(name), "w%u", c->number);
+    int count_len = snprintf(count, sizeof(count), "%u", opt.window);
+
+    conn_printf(c,
+                "*11\r\n$10\r\nXREADGROUP\r\n$5\r\nGROUP\r\n$4\r\nload\r\n$%d\r\n%s\r\n"
+                "$5\r\nCOUNT\r\n$%d\r\n%s\r\n$5\r\nBLOCK\r\n$3\r\n" GROUP_WAIT
+                "\r\n$7\r\nSTREAMS\r\n$3\r\nt.0\r\n$1\r\n>\r\n",
+                name_len, name, count_len, count);
+}
+
+static void work(struct conn *c)
+{
+    conn_printf(c, "*6\r\n$6\r\nXGROUP\r\n$6\r\nCREATE\r\n$3\r\nt.0\r\n$4\r\nload\r\n$1\r\n0\r\n"
+                   "$8\r\nMKSTREAM\r\n");
+    read_group(c);
+}
+
+/* The id of an entry comes before its payload. */
+static void on_job(struct conn *c, const uint8_t *bulk, size_t len)
+{
+    if (len != opt.payload) {
+        on_replay(c, bulk, len);
+        return;
+    }
+    c->left++;
+    if (!conn_job(c, bulk, len))
+        return;
+    conn_printf(c, "*4\r\n$4\r\nXACK\r\n$3\r\nt.0\r\n$4\r\nload\r\n$%zu\r\n%s\r\n",
+                strlen(c->cursor), c->cursor);
+    c->requests++;
+}
+
+/* Not an error: another worker made the group before. */
+static bool group_is_there(const struct conn *c, const uint8_t *data, size_t len)
+{
+    return c->role == ROLE_WORKER && memmem(data, len, "BUSYGROUP", 9);
+}
+
 /* One element of what came, a line or a bulk text. Bytes it takes, 0 while it is not whole. */
 static size_t element(struct conn *c, uint8_t *data, uint8_t *end)
 {
@@ -113,7 +160,7 @@ static size_t element(struct conn *c, uint8_t *data, uint8_t *end)
 
     if (!next)
         return 0;
-    if (*data == '-') {
+    if (*data == '-' && !group_is_there(c, data, (size_t)(next - data))) {
         conn_fail_bytes(c, "an error", data, (size_t)(next - data));
         return (size_t)(next - data);
     }
@@ -124,6 +171,8 @@ static size_t element(struct conn *c, uint8_t *data, uint8_t *end)
             on_push(c, next, (size_t)number);
         else if (c->role == ROLE_REPLAY)
             on_replay(c, next, (size_t)number);
+        else if (c->role == ROLE_WORKER)
+            on_job(c, next, (size_t)number);
         next += number + 2;
     }
     if (c->role == ROLE_PUBLISHER || c->role == ROLE_FEEDER || !c->ready) {
@@ -151,6 +200,19 @@ static void replay_step(struct conn *c, const uint8_t *data, uint8_t *end)
         c->carry = number < 0 ? 0 : (size_t)number;
 }
 
+/* As replay_step; *-1 is a page without entries, :1 the answer to an XACK. */
+static void work_step(struct conn *c, uint8_t *data, uint8_t *end)
+{
+    if (c->ready && *data == ':')
+        conn_job_acked(c, 1);
+    replay_step(c, data, end);
+    if (c->step == 3 && c->left == c->carry) {
+        c->step = 0;
+        c->left = 0;
+        read_group(c);
+    }
+}
+
 static size_t parse(struct conn *c, uint8_t *data, size_t len)
 {
     uint8_t *p = data, *end = data + len;
@@ -159,6 +221,8 @@ static size_t parse(struct conn *c, uint8_t *data, size_t len)
     while (p < end && (took = element(c, p, end)) > 0) {
         if (c->role == ROLE_REPLAY)
             replay_step(c, p, end);
+        else if (c->role == ROLE_WORKER)
+            work_step(c, p, end);
         p += took;
         if (c->role == ROLE_REPLAY && c->step == 3 && c->received - c->left == c->carry) {
             c->step = 0;
@@ -240,6 +304,7 @@ const struct wire wire_redis = {
     .prepare = prepare,
     .open = open_redis,
     .replay = read_page,
+    .work = work,
     .publish = publish,
     .parse = parse,
     .serve = serve,

@@ -221,6 +221,36 @@ row("replay-json", "replay, JSON / SQLite's own paged SELECT", "replay-json", "s
 row("replay-bin-jetstream", "replay, binary / JetStream", "replay-bin", "replay-jetstream", ">=", 2.0)
 row("replay-json-jetstream", "replay, JSON / JetStream", "replay-json", "replay-jetstream", ">=", 2.0)
 
+# ---- durable consumers: each event acknowledged by a request of its own, each ack answered ----
+
+JSON_FILL = {"fill": "eventbus-json", "batch": ("--batch", 256)}
+
+
+def worked(end, workers, words, full, **options):
+    group, load = "work" + end, ("work", "--subscribers", workers, "--window", 256)
+    usual = {"measure": special.drained, "sink": False}
+    ours("work" + end, group, f"{words}, JSON, acks on disk when answered", "eventbus-json", load, **usual, options={**JSON_FILL, **options})
+    ours("work-os" + end, group, f"{words}, JSON, durability = os", "eventbus-json", load, {"durability": "os"}, **usual, options={**JSON_FILL, **options})
+    peer("work-jetstream" + end, group, f"{words}, JetStream pull consumer, file, acks answered (no fsync)", brokers.Nats, "jetstream", load, JETSTREAM, **usual,
+         options={"fill": "jetstream", **options})
+    peer("work-redis" + end, group, f"{words}, Redis consumer group, appendfsync always", brokers.Redis, "redis", load, **usual,
+         options={"fill": "redis", **options})
+    for peer_, words_ in (("jetstream", "JetStream"), ("redis", "Redis, appendfsync always")):
+        row(f"work-{peer_}{end}", f"{words} / {words_}", "work" + end, f"work-{peer_}{end}", full=full)
+    row(f"work-os-jetstream{end}", f"{words}, durability = os / JetStream", "work-os" + end, "work-jetstream" + end, full=full)
+
+
+worked("", 1, "acks a second, 1 worker", False)
+worked("-16", 16, "acks a second, 16 workers", False)
+worked("-million", 4, "a backlog of 1,000,000 drained by 4 workers", True, events=1_000_000)
+
+WORK_PACED = ("work", "--subscribers", 4, "--window", 256, "--rate", 2000, "--payload", 128, "--topics", 1)
+ours("work-latency", "work-latency", "2,000 events/s to 4 workers of a consumer", "eventbus-json", WORK_PACED, paced=True, seconds=2)
+peer("work-latency-jetstream", "work-latency", "2,000 events/s to 4 workers, JetStream pull consumer", brokers.Nats, "jetstream", WORK_PACED, JETSTREAM, paced=True, seconds=2)
+peer("work-latency-redis", "work-latency", "2,000 events/s to 4 workers, Redis consumer group, appendfsync always", brokers.Redis, "redis", WORK_PACED, paced=True, seconds=2)
+row("work-latency-jetstream", "p99 from publish to worker at 2,000/s / JetStream (no fsync)", "work-latency", "work-latency-jetstream", key="p99_us")
+row("work-latency-redis", "p99 from publish to worker at 2,000/s / Redis, appendfsync always", "work-latency", "work-latency-redis", key="p99_us")
+
 # ---- what it holds ----
 
 ours("idle", "idle", "idle WebSocket connections, memory of each", "eventbus-json", ("idle",), MEMORY,

@@ -17,8 +17,8 @@ from .rows import rows, sides
 from .special import null_sink
 
 SCHEMA = 1
-QUICK = {"seconds": 0.4, "replay_events": 200_000, "idle_connections": 4_000, "long_events": 500_000, "stall_seconds": 20, "sink_rounds": 1}
-FULL = {"seconds": 3.0, "replay_events": 1_000_000, "idle_connections": 10_000, "long_events": 20_000_000, "stall_seconds": 600, "sink_rounds": 3}
+QUICK = {"seconds": 0.4, "replay_events": 200_000, "work_events": 100_000, "idle_connections": 4_000, "long_events": 500_000, "stall_seconds": 20, "sink_rounds": 1}
+FULL = {"seconds": 3.0, "replay_events": 1_000_000, "work_events": 500_000, "idle_connections": 10_000, "long_events": 20_000_000, "stall_seconds": 600, "sink_rounds": 3}
 
 
 class Context:

@@ -103,6 +103,21 @@ def replay(context, side):
         return watched(context, side, broker, (*side.load, *events))
 
 
+def drained(context, side):
+    """Events that are in the log, handed out to workers of one consumer and acknowledged one by one; published before."""
+    with fresh(context, side) as broker:
+        count = int(side.options.get("events") or context.work_events)
+        events = ("--events", count, "--payload", 128, "--topics", 1)
+        context.loader.run(side.options["fill"], ("publish", "--window", 8192, *side.options.get("batch", ()), *events), broker.port, 300)
+        load = (*side.load, "--publishers", 0, *events)
+        before = broker.cpu()
+        figures = context.loader.run(side.target, load, broker.port, 60 + count / 2000)
+        figures["broker_cpu_s_per_million"] = round((broker.cpu() - before) * 1e6 / count, 3)
+    if figures["again"]:
+        raise Trouble(f"{figures['again']} events came a second time: workers were too slow for the ack_wait, and the round says nothing")
+    return figures
+
+
 def idle(context, side):
     """Bytes of the broker for each connection that does nothing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
