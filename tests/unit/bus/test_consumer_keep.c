@@ -558,35 +558,6 @@ static void a_worker_with_nothing_is_told_when_its_time_is_over(void **state)
     fake_close(w);
 }
 
-/* One that does not wait is given what is in the log, however it has yet to be read; if nothing is, it is told at once. */
-static void who_does_not_wait_is_given_what_is_there(void **state)
-{
-    struct fake_world *w = fake_open(NULL);
-    make(w, "c", ALL_TOPICS);
-    publish(w, "t", 1);
-    fake_restart(w); /* its feed has not begun */
-    struct hand *a = attach_with(w, "c", 1, fake_now, false, NULL);
-    eb_consumer_begin(a->worker);
-    fake_round(w);
-    assert_int_equal(a->expired, 0);
-    assert_string_equal(given(a), "1");
-    struct hand *b = attach_with(w, "c", 1, fake_now, false, NULL);
-    eb_consumer_begin(b->worker);
-    fake_consume(w);
-    assert_int_equal(b->expired, 1);
-    make(w, "d", "{\"patterns\":[\"other\"],\"from\":\"all\"}");
-    struct hand *c = attach_with(w, "d", 1, fake_now, false, NULL);
-    eb_consumer_begin(c->worker);
-    fake_consume(w);
-    fake_now += 5;
-    fake_consume(w);
-    assert_int_equal(c->expired, 1);
-    leave(a, EB_LEAVE_AGAIN);
-    leave(b, EB_LEAVE_AGAIN);
-    leave(c, EB_LEAVE_AGAIN);
-    fake_close(w);
-}
-
 /* What a worker does not take goes back uncounted and to somebody else; it is asked again when it has room. */
 static void what_is_not_taken_goes_back(void **state)
 {
@@ -698,7 +669,6 @@ int main(void)
         cmocka_unit_test(a_stuck_key_fills_its_window_and_no_more),
         cmocka_unit_test(order_by_a_header),
         cmocka_unit_test(a_worker_with_nothing_is_told_when_its_time_is_over),
-        cmocka_unit_test(who_does_not_wait_is_given_what_is_there),
         cmocka_unit_test(what_is_not_taken_goes_back),
         cmocka_unit_test(a_worker_leaves_from_within_its_delivery),
         cmocka_unit_test(an_event_that_cannot_be_read_holds_up_no_other),
