@@ -296,7 +296,7 @@ static void test_answers(void **state)
     assert_int_equal(call.outcome, EB_WEBHOOK_FAILED); /* not followed */
     assert_int_equal(call.status, 302);
     assert_int_equal(call.retry_after, -1);
-    call = call_path(hooks, "/hangs-up", 60000);
+    call = call_path(hooks, "/closes", 60000);
     assert_int_equal(call.outcome, EB_WEBHOOK_FAILED);
     assert_int_equal(call.status, 0);
     eb_webhooks_destroy(hooks);
