@@ -46,7 +46,7 @@ def test_each_conversation_goes_as_the_page_shows_it(broker, number):
 
 def test_the_page_shows_every_request_and_every_answer():
     text = "".join(text for _, text in conversations())
-    for type in ("publish", "publish_batch", "subscribe", "unsubscribe", "ack", "ping", "ok", "error", "event", "live", "gap", "pong"):
+    for type in ("publish", "publish_batch", "subscribe", "unsubscribe", "ack", "ping", "consume", "release", "nack", "ok", "error", "event", "live", "gap", "pong"):
         assert f'"type":"{type}"' in text, type
 
 
