@@ -4,7 +4,8 @@
  *   parsed -> suspended -> attached -> begun ... deliver, deliver, flush -> ended -> resumed -> answered -> sent -> left
  *
  * (F1) `ended` is set once, by whoever comes first: enough events (flush, deliver), the time (expired), the consumer
- *      (released), the broker's end (eb_fetch_stop). Who set it resumes. Nothing is taken any more then.
+ *      (released), the broker's end (eb_fetch_stop). Nothing is taken any more then. Whoever is the last at work on it
+ *      (`holds`) resumes, once: until then its connection stands.
  * (F2) The worker is left when the request is completed, since only then it is known whether the answer went out:
  *      else what it held goes back uncounted.
  * (F3) A peer that has closed would take no answer; a kernel takes one for it gladly. So its socket is looked at before
@@ -36,9 +37,9 @@ struct eb_fetch {
     struct eb_lock lock;                 /* rank LEAF */
     struct eb_buf events;                /* [F] as they go into the answer */
     uint32_t count;                      /* [F] */
-    bool starting;       /* [F] who starts it is not through with it: nobody resumes */
-    bool ended, gone;    /* [F] F1; F3 */
-    struct eb_error err; /* [F] the answer in place of events, unless EB_OK */
+    unsigned holds; /* [F] who are at work on it: nobody resumes before they are through */
+    bool ended, resumed, gone; /* [F] F1; F3 */
+    struct eb_error err;       /* [F] the answer in place of events, unless EB_OK */
 };
 
 /* ---- the peer ---- */
@@ -56,11 +57,11 @@ static bool peer_gone(const struct eb_fetch *fetch)
 /* ---- the end of taking (F1) ---- */
 
 /* True: the caller resumes. */
-static bool end_locked(struct eb_fetch *fetch)
+static bool resumes_locked(struct eb_fetch *fetch)
 {
-    bool first = !fetch->ended && !fetch->starting;
+    bool first = fetch->ended && fetch->holds == 0 && !fetch->resumed;
 
-    fetch->ended = true;
+    fetch->resumed |= first;
     return first;
 }
 
@@ -73,7 +74,8 @@ static void resume(struct eb_fetch *fetch, bool first)
 static void end(struct eb_fetch *fetch)
 {
     eb_lock_take(&fetch->lock);
-    bool first = end_locked(fetch);
+    fetch->ended = true;
+    bool first = resumes_locked(fetch);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);
 }
@@ -97,19 +99,32 @@ static bool add_locked(struct eb_fetch *fetch, const struct eb_event *event, uin
     return true;
 }
 
+/* Held and not ended: its connection stands, and may be looked at (F3). */
+static bool hold(struct eb_fetch *fetch)
+{
+    eb_lock_take(&fetch->lock);
+    bool going = !fetch->ended;
+    fetch->holds += going;
+    eb_lock_drop(&fetch->lock);
+    return going;
+}
+
 static bool fetch_deliver(void *user, struct eb_event *event, uint32_t delivery)
 {
     struct eb_fetch *fetch = user;
-    bool taken = false, first = false;
-    bool gone = peer_gone(fetch);
+    bool taken = false;
 
+    if (!hold(fetch))
+        return false;
+    bool gone = peer_gone(fetch);
     eb_lock_take(&fetch->lock);
+    fetch->holds--;
     if (!fetch->ended) {
         fetch->gone = gone;
         taken = !gone && add_locked(fetch, event, delivery);
-        if (!taken)
-            first = end_locked(fetch);
+        fetch->ended = !taken;
     }
+    bool first = resumes_locked(fetch);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);
     return taken;
@@ -120,7 +135,8 @@ static void fetch_flush(void *user)
     struct eb_fetch *fetch = user;
 
     eb_lock_take(&fetch->lock);
-    bool first = fetch->count > 0 && end_locked(fetch);
+    fetch->ended |= fetch->count > 0;
+    bool first = resumes_locked(fetch);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);
 }
@@ -141,7 +157,8 @@ static void fetch_released(void *user, const char *reason)
 
     eb_lock_take(&fetch->lock);
     bool empty = !fetch->ended && fetch->count == 0;
-    bool first = end_locked(fetch);
+    fetch->ended = true;
+    bool first = resumes_locked(fetch);
     if (empty && strcmp(reason, "deleted") == 0)
         eb_fail(&fetch->err, EB_NOT_FOUND, "consumer %s was deleted", fetch->name);
     if (empty && strcmp(reason, "push") == 0)
@@ -257,7 +274,7 @@ static struct eb_fetch *new_fetch(struct eb_http_request *request)
     fetch->fd = info ? info->connect_fd : -1;
     fetch->request = request;
     fetch->wait_ms = WAIT_MS;
-    fetch->starting = true;
+    fetch->holds = 1; /* until attach is through */
     eb_lock_init(&fetch->lock, EB_RANK_LEAF);
     request->job = fetch;
     request->job_free = fetch_free;
@@ -280,10 +297,10 @@ static void attach(struct eb_fetch *fetch)
         fetch->err = err;
     if (err.code != EB_OK || atomic_load(&net->stopping))
         fetch->ended = true;
-    fetch->starting = false;
-    bool ended = fetch->ended;
+    fetch->holds--;
+    bool first = resumes_locked(fetch);
     eb_lock_drop(&fetch->lock);
-    resume(fetch, ended);
+    resume(fetch, first);
 }
 
 enum MHD_Result eb_rest_consumer_fetch(struct eb_http_request *request)
