@@ -8,7 +8,9 @@
  * (P2) A call holds its consumer until its answer is kept, so a late answer finds what it needs.
  * (P3) A call ends by its timeout, which is shorter than the bus's patience (ack_wait is not used for webhooks): its nack
  *      comes first, so no event is posted a second time while it still is the first.
- * (P4) A refused event waits as `backoff` says; without one, twice as long each time, from 1 s to 5 minutes.
+ * (P4) A late answer speaks for the URL that gave it: once its worker is released, a 410 stops nobody, and that of a
+ *      deleted consumer says nothing of one that was made again by its name.
+ * (P5) A refused event waits as `backoff` says; without one, twice as long each time, from 1 s to 5 minutes.
  */
 #include "broker/net/push.h"
 
@@ -39,6 +41,7 @@ struct target {
     bool backs_off;                    /* [I] the consumer has a `backoff` of its own */
     struct eb_consumer_worker *worker; /* [T] */
     atomic_bool failing;               /* said once, until a call is taken again */
+    atomic_bool released, deleted;     /* P4 */
 };
 
 struct eb_push {
@@ -132,7 +135,7 @@ static void say(struct call *call)
     }
 }
 
-/* P4, unless the receiver said when. */
+/* P5, unless the receiver said when. */
 static int64_t wait_ms(const struct call *call)
 {
     int64_t wait = WAIT_FIRST_MS;
@@ -146,6 +149,16 @@ static int64_t wait_ms(const struct call *call)
     return wait < WAIT_MAX_MS ? wait : WAIT_MAX_MS;
 }
 
+/* Does nobody wait for its answer any more? */
+static bool is_past(const struct call *call)
+{
+    const struct target *target = call->target;
+    enum eb_webhook_outcome outcome = call->hook.outcome;
+
+    return outcome == EB_WEBHOOK_CANCELLED || atomic_load(&target->deleted) || /* P4 */
+           (outcome == EB_WEBHOOK_GONE && atomic_load(&target->released));
+}
+
 /* On the webhook thread. */
 static void posted(struct eb_webhook *hook)
 {
@@ -154,6 +167,10 @@ static void posted(struct eb_webhook *hook)
     struct eb_consumer_request *request = &call->request;
 
     say(call);
+    if (is_past(call)) {
+        call_free(call);
+        return;
+    }
     *request = (struct eb_consumer_request){.seqs = &call->seq,
                                             .results = &call->result,
                                             .count = 1,
@@ -172,9 +189,6 @@ static void posted(struct eb_webhook *hook)
         request->count = 0;
         strcpy(request->reason, "its webhook answered 410 (gone): PUT it again to go on");
         break;
-    case EB_WEBHOOK_CANCELLED: /* the worker was left: the event is another's by now */
-        call_free(call);
-        return;
     default:
         atomic_fetch_add(hook->outcome == EB_WEBHOOK_REFUSED ? &push->refused : &push->failed, 1);
         request->verb = EB_CONSUMER_NACK;
@@ -250,6 +264,8 @@ static void target_released(void *user, const char *reason)
     eb_lock_take(&push->lock);
     bool ours = unlink_locked(push, target);
     eb_lock_drop(&push->lock);
+    atomic_store(&target->deleted, strcmp(reason, "deleted") == 0);
+    atomic_store(&target->released, true);
     if (!ours)
         return;
     eb_consumer_leave(target->worker, EB_LEAVE_AGAIN);

@@ -392,6 +392,8 @@ static void begin(struct eb_ws_consume *all, struct work *work)
     bool end = reason || all->closed;
     if (end)
         unlink_locked(all, work);
+    else /* what was said of room meanwhile passed it by */
+        eb_consumer_worker_room(work->worker);
     eb_lock_drop(&all->lock);
     if (!end)
         return;

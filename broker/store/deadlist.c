@@ -129,6 +129,8 @@ int eb_deadlist_clear(struct eb_deadlist *dead, uint64_t consumer)
         }
         note(dead, dead->list[to], 0);
     }
+    if (from == to) /* maybe there is no list at all */
+        return 0;
     memmove(&dead->list[from], &dead->list[to], (dead->count - to) * sizeof(*dead->list));
     dead->count -= to - from;
     return 0;

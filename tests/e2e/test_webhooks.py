@@ -381,6 +381,49 @@ def test_a_new_url_holds_from_the_next_call(broker, receiver):
     assert second.calls[0].body == b"y" and len(first.calls) == 1
 
 
+def held_back(status):
+    """answer, go: a receiver's answer that waits until go is set."""
+    go = threading.Event()
+
+    def answer(call, connection):
+        go.wait(30)
+        return answered(status)
+
+    return answer, go
+
+
+def test_a_late_410_of_an_old_url_does_not_stop_the_new_one(broker, receiver):
+    """The old URL answers when the consumer has another one: it speaks for itself alone."""
+    answer, go = held_back(410)
+    old, new = receiver(answer), receiver()
+    put(broker, old.url())
+    broker.publish("job.a", b"x")
+    old.wait(1)
+    put(broker, new.url())
+    new.wait(1)
+    go.set()
+    acked(broker, 1)
+    wait_for(lambda: broker.metric("eventbus_webhook_calls_active") == 0, what="the late answer")
+    assert state(broker)["state"] != "stopped"
+    broker.publish("job.a", b"y")
+    new.wait(2)
+
+
+def test_a_late_answer_of_a_deleted_consumer_says_nothing_of_its_successor(broker, receiver):
+    """Deleted and made again by the same name: the new one's events are its own receiver's to take."""
+    answer, go = held_back(200)
+    old, refuses = receiver(answer), receiver(lambda call, connection: answered(500))
+    put(broker, old.url())
+    broker.publish("job.a", b"x")
+    old.wait(1)
+    assert broker.request("DELETE", "/v1/consumers/c").status == 204
+    put(broker, refuses.url(), backoff=[0.1])
+    refuses.wait(1)
+    go.set()
+    refuses.wait(8)
+    assert state(broker)["acked"] == 0
+
+
 def test_a_deleted_consumer_calls_no_more_and_one_without_push_is_fetched_from(broker, receiver):
     hook = receiver()
     put(broker, hook.url(), "gone")

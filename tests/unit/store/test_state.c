@@ -283,6 +283,7 @@ static void dead_letters_are_listed_by_their_seq(void **state)
 {
     struct kept *k = *state;
     struct eb_state_write dead = {.kind = EB_STATE_DEAD_ADD, .consumer = 7};
+    assert_int_equal(KEEP(k, {.kind = EB_STATE_DROP, .consumer = 7}), EB_OK); /* of nothing */
     for (int i = 1; i <= 4; i++)
         assert_int_equal(publish(k, "$dead.c", "x", NULL, i == 2 ? NULL : &dead).op.err.code,
                          EB_OK);
