@@ -208,6 +208,9 @@ static void seek_begins_afresh(void **state)
     assert_string_equal(ack(w, "c", 2), "ok");
     assert_string_equal(seek(w, "c", 6), "invalid_request");
     assert_string_equal(a->released, "");
+    assert_int_equal(info_of(w, "c").inflight, 3);
+    assert_string_equal(ack(w, "c", 1), "ok");
+    assert_int_equal(info_of(w, "c").cursor, 2);
     assert_string_equal(seek(w, "c", 2), "ok");
     assert_string_equal(a->released, "seek");
     assert_string_equal(ack(w, "c", 3), "unknown");
