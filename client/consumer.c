@@ -518,8 +518,11 @@ static int next_locked(eb_consumer *consumer, const eb_delivery **ret)
         return EB_RESULT_MEMORY;
     eb_deliveries_hand_over_locked(consumer, &item);
     parcel->item = item;
-    parcel->delivery = (eb_delivery){
-        .message = &item->message, .number = item->delivery, .delay = EB_DELAY_BACKOFF};
+    memcpy(parcel->epoch, consumer->epoch, sizeof(parcel->epoch));
+    parcel->delivery = (eb_delivery){.message = &item->message,
+                                     .number = item->delivery,
+                                     .epoch = parcel->epoch,
+                                     .delay = EB_DELAY_BACKOFF};
     parcel->next = consumer->parcels;
     consumer->parcels = parcel;
     *ret = &parcel->delivery;

@@ -80,6 +80,7 @@ struct eb_parcel {
     struct eb_parcel *next;
     struct eb_item *item;
     eb_delivery delivery;
+    char epoch[37];
 };
 
 enum eb_consume_state {

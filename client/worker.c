@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/consumer.h"
 
@@ -21,10 +22,14 @@ static void run(eb_consumer *consumer, struct eb_out *out, struct eb_item *item)
 {
     eb_client *client = consumer->client;
     uint64_t seq = out->seq;
-    eb_delivery delivery = {
-        .message = &item->message, .number = item->delivery, .delay = EB_DELAY_BACKOFF};
+    char epoch[37];
+    eb_delivery delivery = {.message = &item->message,
+                            .number = item->delivery,
+                            .epoch = epoch,
+                            .delay = EB_DELAY_BACKOFF};
     eb_verdict verdict;
 
+    memcpy(epoch, consumer->epoch, sizeof(epoch)); /* what is held is of this connection (V2) */
     out->running = true;
     consumer->running++;
     eb_lock_drop(&client->lock);

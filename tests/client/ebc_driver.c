@@ -224,6 +224,7 @@ static void add_delivery(struct json_object *line, const eb_delivery *delivery)
 {
     add_message(line, delivery->message);
     add_int(line, "delivery", delivery->number);
+    add_text(line, "epoch", delivery->epoch);
 }
 
 static void work_within(struct work *work, eb_consumer *handle, const eb_delivery *delivery)

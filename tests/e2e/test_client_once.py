@@ -57,3 +57,31 @@ def test_two_processes_on_one_database_apply_each_event_once(once, tmp_path, mod
     for thread in threads:
         thread.join()
     assert applied(tmp_path) == list(range(1, 301))
+
+
+def test_workers_of_a_consumer_apply_each_event_once(broker, build, tmp_path):
+    """Two workers on one database, killed at any point of any event and started again: at-least-once delivery, and each
+    event is in the database once."""
+    wanted = [broker.publish("once.x", str(n))["seq"] for n in range(150)]
+    command = [build / "tests/client/once_worker", broker.ws_url, tmp_path / "copy.db"]
+    kills = [0]
+
+    def look_after():
+        for _ in range(400):
+            run = subprocess.run(command, capture_output=True, timeout=60)
+            if run.returncode == 0:
+                return
+            assert run.returncode == -9, run
+            kills[0] += 1
+
+    threads = [threading.Thread(target=look_after) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert subprocess.run([*command, "steady"], timeout=60).returncode == 0
+    with sqlite3.connect(tmp_path / "copy.db") as db:
+        assert [seq for (seq,) in db.execute("SELECT seq FROM applied ORDER BY seq")] == wanted
+    state = broker.get("/v1/consumers/once").json
+    assert (state["pending"], state["inflight"], state["lag"]["events"]) == (0, 0, 0)
+    assert kills[0] > 5

@@ -55,6 +55,7 @@ def test_work_is_done_once(broker, driver):
     wanted = publish(broker, 500)
     driver.wait("answered", 500)
     assert sorted(seqs(driver.of("worked"))) == wanted
+    assert {line["epoch"] for line in driver.of("work")} == {broker.stats()["epoch"]}
     assert {(line["verdict"], line["rc"]) for line in driver.of("answered")} == {("ack", 0)}
     settled(broker)
 

@@ -364,7 +364,8 @@ typedef struct eb_consumer_settings {
 /* One delivery. What is not marked is the library's. */
 typedef struct eb_delivery {
     const eb_message *message;
-    uint32_t number; /* of this delivery of the event, from 1: more than 1 is a repetition */
+    uint32_t number;   /* of this delivery of the event, from 1: more than 1 is a repetition */
+    const char *epoch; /* of the log that its seq belongs to, for eb_once_apply_any */
     /* For the callback to set before it returns EB_NACK: come again after so many ms; EB_DELAY_BACKOFF as it comes */
     int64_t delay;
     /* For the callback to set before it returns EB_TERM; "" as it comes */

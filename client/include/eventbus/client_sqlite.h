@@ -62,8 +62,8 @@ typedef int eb_once_fn(void *user, struct sqlite3 *db, const eb_message *message
 EB_API int eb_once_apply(eb_once *once, const eb_message *message, const char *epoch,
                          eb_once_fn *apply, void *user);
 /**
- * The same for events in any order, of a durable consumer: call it in its callback, and acknowledge on 0 and 1. @epoch may
- * be "" as long as the log stays the same.
+ * The same for events in any order, of a durable consumer: call it in its callback with the delivery's epoch, and
+ * acknowledge on 0 and 1.
  */
 EB_API int eb_once_apply_any(eb_once *once, const eb_message *message, const char *epoch,
                              eb_once_fn *apply, void *user);
