@@ -278,6 +278,7 @@ static void carry_out(struct eb_ws_conn *conn, struct eb_consumer_request *reque
     eb_lock_init(&wait.lock, EB_RANK_LEAF);
     eb_cond_init(&wait.cond);
     request->done = wait_done;
+    /* cppcheck-suppress autoVariables ; it is used until `done`, which is waited for below */
     request->user = &wait;
     eb_ws_conn_submit(conn); /* what was asked before takes effect before */
     eb_bus_consumer(conn->side->bus, request);
