@@ -28,6 +28,7 @@
 /* [I] immutable once suspended  [F] lock  [N] the net's fetches_lock */
 struct eb_fetch {
     struct eb_fetch *next, **link;       /* [N] */
+    bool listed;                         /* the request's thread's */
     struct eb_http_request *request;     /* [I] */
     struct eb_consumer_worker *worker;   /* [I] once attached; NULL: it could not be */
     char name[EB_CONSUMER_NAME_MAX + 1]; /* [I] */
@@ -217,7 +218,7 @@ static void fetch_free(void *job)
     struct eb_fetch *fetch = job;
     struct eb_net *net = fetch->request->net;
 
-    if (fetch->link)
+    if (fetch->listed)
         delist(net, fetch);
     if (fetch->worker) /* F2 */
         eb_consumer_leave(fetch->worker, fetch->request->sent ? EB_LEAVE_OUT : EB_LEAVE_RETURN);
@@ -289,6 +290,7 @@ static void attach(struct eb_fetch *fetch)
 
     if (eb_consumer_attach(net->bus, fetch->name, &fetch_ops, fetch, fetch->max,
                            eb_mono_ms() + fetch->wait_ms, false, &fetch->worker, &err) == 0) {
+        fetch->listed = true;
         enlist(net, fetch);
         eb_consumer_begin(fetch->worker);
     }

@@ -265,6 +265,28 @@ def fetch_raw(broker, body='{"max":10,"wait":50}'):
     return sock
 
 
+def test_many_fetches_come_and_go_at_once(broker):
+    """They stand beside each other on all threads of the front: each event is had once (what ThreadSanitizer looks at)."""
+    put(broker)
+    got, failed = [], []
+
+    def fetches():
+        try:
+            for _ in range(25):
+                got.extend(event["seq"] for event in fetch(broker, max=3, wait=0.02))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=fetches) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for n in range(100):
+        broker.publish("job.a", str(n))
+    for thread in threads:
+        thread.join()
+    assert not failed and len(got) == len(set(got)) and state(broker)["inflight"] == len(got)
+
+
 def test_events_for_a_fetcher_that_vanished_while_it_waited_go_back_uncounted(broker):
     """The connection is closed before anything came: the next fetcher gets the event at once, as delivery 1."""
     put(broker)
