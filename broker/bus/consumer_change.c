@@ -8,6 +8,8 @@
  *      puts a consumer into the list.
  * (C2) What a change does to the memory it does in `collect` where the place in the log's order matters (making, seek),
  *      or after the commit (settings, deletion, stop): so a refused PUT leaves the old settings.
+ * (C3) A seek forgets what is open, save dead letters that were redriven: no position leads to them, so they go back to
+ *      the list.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -28,6 +30,7 @@ void eb_change_finish(struct eb_change *change)
     eb_consumer_request_done(request);
     eb_read_finish(&change->read);
     eb_redrive_free(change->redrive);
+    free(change->letters);
     eb_buf_finish(&change->text);
     eb_consumer_unref(change->consumer);
     free(change->settings);
@@ -395,6 +398,19 @@ static void move_locked(struct eb_consumer *consumer, uint64_t next)
     consumer->changed = true;
 }
 
+/* What was redriven and is still open is a dead letter again (C3). -1 with the change's error. */
+static int keep_letters_locked(struct eb_consumer *consumer, struct eb_change *change)
+{
+    size_t count = eb_worklist_extra(consumer->list, NULL, 0);
+    if (count == 0)
+        return 0;
+    change->letters = malloc(count * sizeof(*change->letters));
+    if (change->letters == NULL)
+        return eb_fail(&change->err, EB_INTERNAL, "out of memory");
+    change->letter_count = eb_worklist_extra(consumer->list, change->letters, count);
+    return 0;
+}
+
 void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *change,
                               uint64_t last_seq)
 {
@@ -410,7 +426,7 @@ void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *ch
     } else if (change->request->verb == EB_CONSUMER_SEEK) {
         at = place_of(consumer->all, change, change->request->by_time ? EB_FROM_TIME : EB_FROM_SEQ,
                       change->at, last_seq, &change->err);
-        if (at == 0)
+        if (at == 0 || keep_letters_locked(consumer, change) < 0)
             return;
         eb_workers_release_locked(consumer, "seek");
         move_locked(consumer, at);
@@ -423,7 +439,8 @@ void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *ch
 
 size_t eb_change_room(const struct eb_change *change)
 {
-    return 3 + (change->redrive != NULL ? eb_redrive_room(change->redrive) : 0);
+    return 3 + change->letter_count +
+           (change->redrive != NULL ? eb_redrive_room(change->redrive) : 0);
 }
 
 size_t eb_change_writes_locked(struct eb_consumer *consumer, struct eb_change *change,
@@ -458,6 +475,11 @@ size_t eb_change_writes_locked(struct eb_consumer *consumer, struct eb_change *c
     case EB_CONSUMER_REDRIVE:
         count = eb_redrive_writes(consumer, change->redrive, at);
         break;
+    case EB_CONSUMER_SEEK:
+        for (; count < change->letter_count; count++)
+            at[count] = (struct eb_state_write){
+                .kind = EB_STATE_DEAD_ADD, .consumer = consumer->id, .seq = change->letters[count]};
+        break;
     default:
         break;
     }
@@ -474,6 +496,17 @@ static void pull_back_locked(struct eb_consumer *consumer, const struct eb_chang
         return;
     move_locked(consumer, last_seq + 1);
     eb_consumer_changed_locked(consumer);
+}
+
+static void sought_locked(struct eb_consumer *consumer, struct eb_change *change, bool ok,
+                          uint64_t last_seq)
+{
+    static const struct eb_order_key none = {.present = false};
+    pull_back_locked(consumer, change, last_seq);
+    if (ok)
+        consumer->dead_waiting += change->letter_count;
+    for (size_t i = 0; !ok && i < change->letter_count; i++) /* they stay where they were */
+        eb_worklist_insert(consumer->list, change->letters[i], none);
 }
 
 static void made_locked(struct eb_consumer *consumer, struct eb_change *change, bool ok,
@@ -559,7 +592,7 @@ struct eb_change *eb_change_committed_locked(struct eb_consumer *consumer, struc
     else if (verb == EB_CONSUMER_REDRIVE && change->collected)
         more = eb_redrive_committed_locked(consumer, change->redrive, ok, change->request);
     else if (verb == EB_CONSUMER_SEEK && change->moved)
-        pull_back_locked(consumer, change, last_seq);
+        sought_locked(consumer, change, ok, last_seq);
     else if (ok && verb == EB_CONSUMER_PUT)
         replaced_locked(consumer, change);
     else if (ok && verb == EB_CONSUMER_DELETE)

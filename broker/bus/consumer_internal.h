@@ -84,6 +84,8 @@ struct eb_change {
     bool time_known;                       /* `at` is the first seq of the time asked for */
     uint64_t at;                           /* where it begins, or seeks to */
     struct eb_redrive *redrive;            /* consumer_redrive.c; malloc'd */
+    uint64_t *letters;                     /* seek: redriven ones that were open; malloc'd */
+    size_t letter_count;
     struct eb_error err;
 };
 

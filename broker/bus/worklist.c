@@ -293,6 +293,22 @@ int eb_worklist_insert(struct eb_worklist *list, uint64_t seq, struct eb_order_k
     return -ENOMEM;
 }
 
+size_t eb_worklist_extra(const struct eb_worklist *list, uint64_t *seqs, size_t max)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < list->block_count; i++) {
+        for (const struct eb_job *job = list->blocks[i].jobs; job; job = job->block_next) {
+            if (!job->extra || job->state == EB_JOB_BURYING)
+                continue;
+            if (count < max)
+                seqs[count] = job->seq;
+            count++;
+        }
+    }
+    return count;
+}
+
 bool eb_worklist_wants_key(const struct eb_worklist *list, uint64_t seq)
 {
     const struct eb_job *job = eb_job_find(list, seq);

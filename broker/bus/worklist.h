@@ -79,6 +79,8 @@ int eb_worklist_insert(struct eb_worklist *list, uint64_t seq, struct eb_order_k
 bool eb_worklist_wants_key(const struct eb_worklist *list, uint64_t seq);
 /** Its key: it is parked when another of that key is under way. 0 or -ENOMEM. */
 int eb_worklist_key(struct eb_worklist *list, uint64_t seq, struct eb_order_key key);
+/** The seqs of those that were inserted and are open, but what is burying; at most @max. Returns how many there are. */
+size_t eb_worklist_extra(const struct eb_worklist *list, uint64_t *seqs, size_t max);
 /** Forget all that is open and go on from @next (seek). Workers keep nothing. */
 void eb_worklist_reset(struct eb_worklist *list, uint64_t next);
 /** First seq not yet offered or passed; with `order`, after a load, the first to offer again. */

@@ -391,6 +391,41 @@ static void a_redrive_is_answered_when_the_broker_ends(void **state)
     assert_string_not_equal(all.text, "");
 }
 
+/* A seek leaves no way to what was redriven and is open: it is a dead letter again, or open still if that failed. */
+static void a_seek_does_not_lose_what_was_redriven(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct asked_consumer moved = {.request = {.verb = EB_CONSUMER_SEEK, .name = "c", .seq = 3}};
+    uint64_t count;
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\",\"max_deliver\":1}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    nack(w, "c", 1, -1);
+    assert_string_equal(redrive(w, "c", &count), "ok");
+    assert_string_equal(given(a), "2");
+    ask(w, &moved);
+    fake_round(w);
+    w->fail_commit = true;
+    fake_consume(w);
+    assert_string_equal(moved.text, "storage_full");
+    leave(a, EB_LEAVE_AGAIN);
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "2");
+    assert_string_equal(seek(w, "c", 3), "ok");
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_restart(w);
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    assert_string_equal(redrive(w, "c", &count), "ok");
+    assert_int_equal(count, 1);
+    a = attach(w, "c", 0);
+    assert_string_equal(given(a), "2");
+    assert_string_equal(ack(w, "c", 2), "ok");
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* One that cannot be read just now holds up no other's dead letter. */
 static void a_burial_that_cannot_be_read_holds_up_no_other(void **state)
 {
@@ -479,6 +514,7 @@ int main(void)
         cmocka_unit_test(a_dead_letter_after_the_deletion_is_none),
         cmocka_unit_test(a_dead_letter_before_a_seek_is_counted),
         cmocka_unit_test(a_redrive_is_answered_when_the_broker_ends),
+        cmocka_unit_test(a_seek_does_not_lose_what_was_redriven),
         cmocka_unit_test(a_burial_that_cannot_be_read_holds_up_no_other),
         cmocka_unit_test(what_is_gone_before_its_burial_is_lost),
         cmocka_unit_test(dead_letters_are_read_in_pages),
