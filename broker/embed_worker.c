@@ -211,17 +211,40 @@ static void *hand_main(void *arg)
     return NULL;
 }
 
-/* in_progress for what the hands are at. */
+struct held {
+    uint64_t seq;
+    uint32_t delivery;
+};
+
+/* What is with this worker: in its hands, or waiting for one. *ret is malloc'd. */
+static size_t take_stock(struct eb_broker_worker *worker, struct held **ret)
+{
+    size_t count = 0, room = worker->hand_count;
+    eb_lock_take(&worker->lock);
+    for (const struct item *item = worker->first; item; item = item->next)
+        room++;
+    struct held *held = malloc(room * sizeof *held);
+    for (unsigned i = 0; held && i < worker->hand_count; i++)
+        if (worker->hands[i].at > 0)
+            held[count++] = (struct held){worker->hands[i].at, worker->hands[i].delivery};
+    for (const struct item *item = worker->first; held && item; item = item->next)
+        if (item->event)
+            held[count++] = (struct held){item->event->seq, item->delivery};
+    eb_lock_drop(&worker->lock);
+    *ret = held;
+    return count;
+}
+
+/* in_progress for all of it. */
 static void beat(struct eb_broker_worker *worker)
 {
-    for (unsigned i = 0; i < worker->hand_count; i++) {
-        eb_lock_take(&worker->lock);
-        uint64_t seq = worker->hands[i].at;
-        eb_broker_delivery delivery = {.number = worker->hands[i].delivery};
-        eb_lock_drop(&worker->lock);
-        if (seq > 0)
-            say(worker, EB_CONSUMER_IN_PROGRESS, seq, &delivery);
+    struct held *held;
+    size_t count = take_stock(worker, &held);
+    for (size_t i = 0; i < count; i++) {
+        eb_broker_delivery delivery = {.number = held[i].delivery};
+        say(worker, EB_CONSUMER_IN_PROGRESS, held[i].seq, &delivery);
     }
+    free(held);
 }
 
 static void *beat_main(void *arg)

@@ -75,7 +75,7 @@ typedef struct eb_broker_worker_options {
     const char *
         settings; /* JSON: the consumer is made if there is none; other settings than its own: -ESTALE. Or NULL */
     bool
-        in_progress; /* while a callback runs, the broker is told so: ack_wait does not end under it */
+        in_progress; /* the broker is told what runs or waits for a thread: ack_wait does not end under it */
 } eb_broker_worker_options;
 
 /**

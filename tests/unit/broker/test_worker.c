@@ -250,6 +250,28 @@ static void in_progress_holds_what_is_being_done(void **state)
     desk_free(desk);
 }
 
+/* So is what waits for a thread: it is with this worker too, and comes to it once. */
+static void in_progress_holds_what_waits_for_a_thread(void **state)
+{
+    eb_broker *broker = start(NULL);
+    struct desk *desk = desk_make(EB_BROKER_DONE);
+    eb_broker_worker_options options = {
+        .settings = "{\"patterns\":[\"order.*\"],\"from\":\"all\",\"ack_wait\":0.3}",
+        .in_progress = true};
+    desk_hold(desk, true);
+    work(broker, &options, desk);
+    publish_many(broker, "order.made", 5);
+    desk_wait_inside(desk);
+    struct timespec three = {.tv_sec = 1};
+    nanosleep(&three, NULL); /* three times ack_wait: that time passes is what is tried here */
+    assert_int_equal(state_of(broker).redelivered, 0);
+    desk_hold(desk, false);
+    wait_done(broker, 5);
+    assert_int_equal(desk->count, 5);
+    eb_broker_stop(broker);
+    desk_free(desk);
+}
+
 /* The end of a consumer is told to its workers; what is wrong has its errno and a sentence. */
 static void refusals_and_the_end(void **state)
 {
@@ -379,6 +401,7 @@ int main(void)
         TEST(a_later_answer_counts),
         TEST(an_ended_worker_gives_back_what_it_has_not_begun),
         TEST(in_progress_holds_what_is_being_done),
+        TEST(in_progress_holds_what_waits_for_a_thread),
         TEST(refusals_and_the_end),
         TEST(many_threads_share_the_work),
         TEST(a_request_has_its_reply),
