@@ -215,6 +215,7 @@ static void start(struct eb_change *change)
             ready(change);
         break;
     case EB_CONSUMER_REDRIVE:
+    case EB_CONSUMER_TIDY:
         eb_redrive_read(change);
         break;
     default:
@@ -431,7 +432,7 @@ void eb_change_collect_locked(struct eb_consumer *consumer, struct eb_change *ch
         eb_workers_release_locked(consumer, "seek");
         move_locked(consumer, at);
         change->moved = true;
-    } else if (change->request->verb == EB_CONSUMER_REDRIVE) {
+    } else if (change->redrive != NULL) {
         eb_redrive_collect_locked(consumer, change->redrive);
     }
     change->at = at;
@@ -473,6 +474,7 @@ size_t eb_change_writes_locked(struct eb_consumer *consumer, struct eb_change *c
                  change->request->reason[0] != '\0' ? change->request->reason : "stopped");
         break;
     case EB_CONSUMER_REDRIVE:
+    case EB_CONSUMER_TIDY:
         count = eb_redrive_writes(consumer, change->redrive, at);
         break;
     case EB_CONSUMER_SEEK:
@@ -589,7 +591,7 @@ struct eb_change *eb_change_committed_locked(struct eb_consumer *consumer, struc
     bool ok = change->err.code == EB_OK, more = false;
     if (consumer->life == EB_CONSUMER_MAKING)
         made_locked(consumer, change, ok, last_seq);
-    else if (verb == EB_CONSUMER_REDRIVE && change->collected)
+    else if ((verb == EB_CONSUMER_REDRIVE || verb == EB_CONSUMER_TIDY) && change->collected)
         more = eb_redrive_committed_locked(consumer, change->redrive, ok, change->request);
     else if (verb == EB_CONSUMER_SEEK && change->moved)
         sought_locked(consumer, change, ok, last_seq);

@@ -161,6 +161,7 @@ struct eb_consumer {
     struct {             /* [T] what stalls is said once */
         int64_t tick_ms, alone_ms;
         uint64_t cursor;
+        uint64_t tidy; /* the list of dead letters has none up to here that retention took */
         bool stalled, window;
     } said;
 };

@@ -3,6 +3,7 @@
  * are (and, with `order`, their events for the keys), then in one commit off the list of dead letters and open again.
  *
  * (D1) It stops while EB_WORKLIST_OPEN events are open, and says how many it has redriven: more can be asked for later.
+ * (D2) The same way those leave the list that retention took (EB_CONSUMER_TIDY): they are open no more, and not redriven.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@ struct eb_redrive {
     size_t keyed;   /* of them have their key */
     uint64_t *seqs; /* malloc'd */
     bool over;      /* there are no others */
+    uint64_t upto;  /* tidy: those up to here leave the list, and are open no more */
     bool in[PAGE];  /* open again by this step */
     struct eb_order_key keys[PAGE];
 };
@@ -86,6 +88,11 @@ static void read_keys(struct eb_change *change)
     eb_bus_read(change->all->bus, &change->read);
 }
 
+static bool is_tidy(const struct eb_change *change)
+{
+    return change->request->verb == EB_CONSUMER_TIDY;
+}
+
 static void seqs_read(struct eb_read *read)
 {
     struct eb_change *change = read->user;
@@ -103,9 +110,14 @@ static void seqs_read(struct eb_read *read)
         redrive->over = redrive->count < PAGE;
         redrive->after = redrive->count > 0 ? redrive->seqs[redrive->count - 1] + 1 : 0;
     }
+    while (is_tidy(change) && redrive->count > 0 &&
+           redrive->seqs[redrive->count - 1] > redrive->upto) {
+        redrive->count--;
+        redrive->over = true;
+    }
     eb_read_finish(read);
     eb_lock_take(&consumer->lock);
-    bool ordered = consumer->settings->order != EB_ORDER_NONE;
+    bool ordered = consumer->settings->order != EB_ORDER_NONE && !is_tidy(change);
     eb_lock_drop(&consumer->lock);
     if (ordered && redrive->count > 0)
         read_keys(change);
@@ -126,6 +138,11 @@ void eb_redrive_read(struct eb_change *change)
         eb_fail(&change->err, EB_INTERNAL, "out of memory");
         step_known(change);
         return;
+    }
+    if (is_tidy(change) && redrive->upto == 0) {
+        struct eb_store_info info;
+        eb_store_info(change->all->bus->store, &info);
+        redrive->upto = info.deleted_upto;
     }
     redrive->keyed = redrive->count = 0;
     memset(redrive->keys, 0, sizeof(redrive->keys));
@@ -151,7 +168,9 @@ void eb_redrive_read(struct eb_change *change)
 void eb_redrive_collect_locked(struct eb_consumer *consumer, struct eb_redrive *redrive)
 {
     for (size_t i = 0; redrive != NULL && i < redrive->count; i++) {
-        redrive->in[i] = false;
+        redrive->in[i] = redrive->upto > 0;
+        if (redrive->in[i])
+            continue;
         if (eb_worklist_open(consumer->list) >= EB_WORKLIST_OPEN) { /* D1 */
             redrive->over = true;
             continue;

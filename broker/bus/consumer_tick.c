@@ -3,6 +3,7 @@
  * what stalls, and what retention must hold.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "broker/bus/consumer_internal.h"
 #include "common/log.h"
@@ -87,9 +88,30 @@ static void say_window(struct eb_consumer *consumer, const struct eb_worklist_fi
                 consumer->name);
 }
 
+/* ---- dead letters that retention took ---- */
+
+static void tidied(struct eb_consumer_request *request)
+{
+    free(request);
+}
+
+static void tidy(struct eb_consumer *consumer)
+{
+    struct eb_consumer_request *request = calloc(1, sizeof(*request));
+    if (request == NULL)
+        return;
+    request->verb = EB_CONSUMER_TIDY;
+    request->err = (struct eb_error){.code = EB_OK, .index = -1};
+    request->done = tidied;
+    memcpy(request->name, consumer->name, sizeof(request->name));
+    eb_change_submit(consumer->all, request);
+}
+
 void eb_consumer_tick(struct eb_consumer *consumer, int64_t now)
 {
     struct eb_worklist_figures figures;
+    struct eb_store_info info;
+    eb_store_info(consumer->all->bus->store, &info);
     uint64_t visible = eb_bus_visible(consumer->all->bus);
     consumer->said.tick_ms = now + EB_CONSUMER_TICK_MS;
     eb_lock_take(&consumer->lock);
@@ -100,9 +122,13 @@ void eb_consumer_tick(struct eb_consumer *consumer, int64_t now)
     bool alone = there && consumer->worker_count == 0 && lag > 0;
     bool ageless =
         there && !consumer->stamping && figures.open > 0 && eb_worklist_oldest(consumer->list) == 0;
+    bool untidy = consumer->dead_waiting > 0 && info.deleted_upto > consumer->said.tidy;
     eb_lock_drop(&consumer->lock);
     if (ageless)
         find_age(consumer, figures.first_open);
+    consumer->said.tidy = info.deleted_upto;
+    if (untidy)
+        tidy(consumer);
     if (!there)
         return;
     say_stall(consumer, now, alone, figures.first_open - 1, lag);

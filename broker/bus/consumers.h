@@ -90,7 +90,8 @@ enum eb_consumer_verb {
     EB_CONSUMER_SEEK,
     EB_CONSUMER_REDRIVE,
     EB_CONSUMER_STOP, /* takes nothing any more until it is PUT again; `reason` says why (a webhook's 410) */
-    EB_CONSUMER_ACK, /* from here on: about `seqs` */
+    EB_CONSUMER_TIDY, /* the bus's own: dead letters that retention took leave the list */
+    EB_CONSUMER_ACK,  /* from here on: about `seqs` */
     EB_CONSUMER_NACK,
     EB_CONSUMER_TERM,
     EB_CONSUMER_IN_PROGRESS,

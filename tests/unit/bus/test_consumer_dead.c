@@ -447,6 +447,26 @@ static void a_burial_that_cannot_be_read_holds_up_no_other(void **state)
     fake_close(w);
 }
 
+/* The list of dead letters, which is kept on disk, does not grow with what is no more, nor is that counted as waiting. */
+static void dead_letters_that_retention_took_wait_no_more(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 1);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1");
+    assert_string_equal(term(w, "c", 1, ""), "ok");
+    assert_int_equal(info_of(w, "c").dead_waiting, 1);
+    fake_retain(w, 2);
+    fake_now += EB_CONSUMER_TICK_MS;
+    fake_consume(w);
+    assert_int_equal(info_of(w, "c").dead_waiting, 0);
+    leave_quietly(a);
+    fake_restart(w);
+    assert_int_equal(info_of(w, "c").dead_waiting, 0);
+    fake_close(w);
+}
+
 /* What retention takes from under its burial is lost, and said. */
 static void what_is_gone_before_its_burial_is_lost(void **state)
 {
@@ -516,6 +536,7 @@ int main(void)
         cmocka_unit_test(a_redrive_is_answered_when_the_broker_ends),
         cmocka_unit_test(a_seek_does_not_lose_what_was_redriven),
         cmocka_unit_test(a_burial_that_cannot_be_read_holds_up_no_other),
+        cmocka_unit_test(dead_letters_that_retention_took_wait_no_more),
         cmocka_unit_test(what_is_gone_before_its_burial_is_lost),
         cmocka_unit_test(dead_letters_are_read_in_pages),
     };
