@@ -66,6 +66,13 @@ def test_the_judge_lets_an_honest_ledger_through():
     assert verdict(HONEST) == []
 
 
+def test_the_judge_knows_that_a_kill_unmakes_acks_that_were_not_answered():
+    """All of the key comes again, in order; without the kill the same ledger is a fault."""
+    again = "D 1.0 1.1 1 1 a\nA 1.1 1.1 1 1\nD 1.2 2.1 3 1 a\nE 1.4 1.1\nE 1.4 2.1\nD 6.0 1.2 1 1 a\nA 6.1 1.2 1 1\nR 6.2 1.2 1 ok ack\nD 6.3 2.2 3 1 a\nD 6.3 1.2 2 1 b\nA 6.4 1.2 2 1\n"
+    assert verdict(again, [(3, 7)], kills=[1.3, 1.35]) == []
+    assert verdict(again.replace("1 1 a\nA 6.1", "1 2 a\nA 6.1").replace("D 6.3 2.2 3 1", "D 6.3 2.2 3 2"), [(3, 7)])
+
+
 HARMS = [
     ("given after its ack", HONEST + "D 2.0 2.2 1 2 a\n", [(3, 2.5)]),
     ("neither acknowledged nor given up", HONEST, []),

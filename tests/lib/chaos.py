@@ -4,6 +4,7 @@ The ledgers' lines are: KIND TIME PID.CONNECTION …, TIME of CLOCK_MONOTONIC, w
   D seq delivery key    it was given this          A/N/T/P seq delivery   it is about to send ack, nack, term, in_progress
   R seq result verb     it was answered this       V, X, E                it is about to leave, to die; it saw the end
 """
+import bisect
 import collections
 import json
 import os
@@ -151,14 +152,19 @@ class Verdict:
             if given and given[0].key != "-":
                 of_key[given[0].key].append(seq)
         for seqs in of_key.values():
-            done = last = float("-inf")  # when the last of those before was done, and when one was given
+            done = float("-inf")  # when the last of those before was done
+            last = {}  # between two kills: when one of those before was given the last time
             for seq in sorted(seqs):
                 first = self.ledger.given[seq][0].time
                 if first < done:
                     self.fault(seq, f"given {done - first:.3f} s before one of its key that comes earlier was done")
-                if last > first + ON_ITS_WAY:
-                    self.fault(seq, f"one of its key that comes earlier was given again {last - first:.3f} s after it")
-                last = max(last, self.ledger.given[seq][-1].time)
+                for given in self.ledger.given[seq]:  # acks that a kill came before are unmade: all of the key comes again, in order
+                    life = bisect.bisect(self.kills, given.time)
+                    if last.get(life, given.time) > given.time + ON_ITS_WAY:
+                        self.fault(seq, f"one of its key that comes earlier was given again {last[life] - given.time:.3f} s after it")
+                for given in self.ledger.given[seq]:
+                    life = bisect.bisect(self.kills, given.time)
+                    last[life] = max(last.get(life, given.time), given.time)
                 settled = self.acks(seq) + [at - ABOUT for at in self.dead.get(seq, [])]
                 done = max(done, min(settled)) if settled else float("inf")
 
