@@ -124,12 +124,17 @@ static void open_ws(struct conn *c)
     ws_open(c, "/", NULL);
 }
 
-/* The first connection makes the stream; each asks for it until it is there, or until the server serves streams. */
+static bool makes_stream(const struct conn *c)
+{
+    return c->number == 0 && c->role != ROLE_WORKER;
+}
+
+/* The first connection, which is no worker, makes the stream; each asks for it until it is there, or until the server serves streams. */
 static void ask_stream(struct conn *c)
 {
     char text[1024];
 
-    if (c->number == 0)
+    if (makes_stream(c))
         snprintf(text, sizeof(text), "PUB $JS.API.STREAM.CREATE.LOAD _I.%.4s.stream %zu\r\n%s\r\n",
                  c->stamp, strlen(STREAM), STREAM);
     else
@@ -230,7 +235,7 @@ static void on_inbox(struct conn *c, const uint8_t *subject, const uint8_t *body
 {
     const uint8_t *id = subject + sizeof(INBOX) - 1;
 
-    if (c->step == STEP_STREAM && c->number > 0 && memmem(body, len, "\"error\"", 7))
+    if (c->step == STEP_STREAM && !makes_stream(c) && memmem(body, len, "\"error\"", 7))
         ask_stream(c);
     else if (memmem(body, len, "\"error\"", 7) || len < 10)
         conn_fail_bytes(c, "an error", body, len);

@@ -159,7 +159,7 @@ def facts_lines(facts):
 
 
 def scale_lines(scale):
-    return [f"- a measure takes {scale['seconds']:g} s (more where the work needs it); replay of {scale['replay_events']:,} events; "
+    return [f"- a measure takes {scale['seconds']:g} s (more where the work needs it); replay of {scale['replay_events']:,} events; workers of {scale.get('work_events', 0):,}; "
             f"{scale['idle_connections']:,} idle connections; a long log of {scale['long_events']:,} events; stalls over {scale['stall_seconds']:g} s"]
 
 
