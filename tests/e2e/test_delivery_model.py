@@ -131,6 +131,7 @@ class Run:
                 continue
             wanted = self.model.answer(verb, seq, delay)
             assert result in wanted, (verb, seq, result, wanted)
+        self.consumer.wait(dead=self.model.letters)  # until it lies there, an ack still ends an event that is given up
 
     def seek(self):
         last = max(self.model.state)
