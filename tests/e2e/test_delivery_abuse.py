@@ -78,7 +78,7 @@ def test_websocket_requests_with_anything(broker):
                                                 "expected_last_seq": anything, "delay": anything, "deliver_at": anything})}))  # fmt: skip
     publish_many(broker, "job.a", 20)
 
-    @QUICK
+    @settings(QUICK, max_examples=25)
     @given(st.lists(requests, min_size=1, max_size=6))
     def run(batch):
         with WebSocket(broker.port) as ws:
