@@ -392,6 +392,20 @@ const struct eb_dedupe_entry *eb_dedupe_run(const struct eb_dedupe *dedupe, uint
     return entry_at(dedupe, position);
 }
 
+uint64_t eb_dedupe_position(const struct eb_dedupe *dedupe, uint64_t seq)
+{
+    uint64_t low = dedupe->head, high = dedupe->tail;
+
+    while (low < high) {
+        uint64_t half = low + (high - low) / 2;
+        if (entry_at(dedupe, half)->seq < seq)
+            low = half + 1;
+        else
+            high = half;
+    }
+    return low;
+}
+
 int64_t eb_dedupe_oldest(const struct eb_dedupe *dedupe)
 {
     return dedupe->head < dedupe->tail ? entry_at(dedupe, dedupe->head)->timestamp : INT64_MIN;

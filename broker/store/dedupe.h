@@ -79,6 +79,8 @@ static inline uint64_t eb_dedupe_count(const struct eb_dedupe *dedupe)
 /** The entries from @position on (dedupe->head is the oldest): *ret_count that lie side by side, >= 1. */
 const struct eb_dedupe_entry *eb_dedupe_run(const struct eb_dedupe *dedupe, uint64_t position,
                                             size_t *ret_count);
+/** Position of the first entry whose seq is @seq or larger; ->tail when there is none. */
+uint64_t eb_dedupe_position(const struct eb_dedupe *dedupe, uint64_t seq);
 /** Timestamp of the oldest; INT64_MIN when there is none. */
 int64_t eb_dedupe_oldest(const struct eb_dedupe *dedupe);
 /** Seq of the oldest; UINT64_MAX when there is none. */

@@ -42,12 +42,16 @@ struct eb_trim_request {
     int64_t age_ms;     /* delete the prefix older than this */
     uint64_t max_bytes; /* delete the prefix until the log is no larger */
     uint64_t max_events;
+    uint64_t
+        coming; /* events that this transaction appends afterwards: max_events leaves them room */
     int64_t acked_ms;         /* -1 off; delete single events acknowledged for longer */
     int64_t dedupe_window_ms; /* ids of deleted events younger than this are kept in `gone` */
     uint64_t
         hold_from; /* age, max_bytes, max_events and acked_ms delete nothing at or above; 0: nothing is held */
     uint64_t dedupe_from_seq; /* ids of events below are known no more, so they need not be kept */
-    unsigned max_rows;        /* bound of this turn */
+    const struct eb_dedupe
+        *dedupe;       /* has them all, in the order of seqs. May be NULL: then rows are asked */
+    unsigned max_rows; /* bound of this turn */
 };
 struct eb_trim_result {
     uint64_t expired, retained_out, acked_out; /* deleted in this turn, by reason */

@@ -368,7 +368,7 @@ static bool prefix_due_locked(const struct memory_engine *m, const struct eb_tri
     if (request->age_ms && head->event &&
         head->event->timestamp <= request->now_ms - request->age_ms)
         return true;
-    if (request->max_events && m->events > request->max_events)
+    if (request->max_events && m->events + request->coming > request->max_events)
         return true;
     return request->max_bytes && m->bytes > request->max_bytes;
 }

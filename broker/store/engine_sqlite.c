@@ -204,6 +204,7 @@ static void sqlite_rollback(struct eb_engine *engine)
     /* What was looked through and not deleted after all is looked through again. */
     e->now.acked_sweep = e->now.gone_sweep = (struct eb_sweep){.next = INT64_MIN};
     e->delta_count = 0;
+    eb_blocks_forget(&e->blocks);
     eb_topic_ids_clear(e->topics);
     if (e->open !=
         e->shown) { /* [S] is written under the commit lock only, so it may be read here */
@@ -336,6 +337,8 @@ static int note_row(struct eb_sqlite *e, const struct eb_event *event)
         e->now.first_seq = event->seq;
     e->now.last_seq = event->seq;
     e->now.last_ts = e->now.open_last_ts = event->timestamp;
+    eb_blocks_add(&e->blocks, event->seq, eb_row_event_bytes(event), event->timestamp,
+                  event->ttl != 0);
     return eb_sqlite_count(e, event->seq, 1, (int64_t)eb_row_event_bytes(event), 0);
 }
 

@@ -116,11 +116,13 @@ struct eb_store {
     struct eb_group group;                /* [C] */
     uint64_t given;                       /* [C] last seq given */
     int64_t last_timestamp;               /* [C] */
-    int64_t retry_at;   /* [C] mono ms: nothing is written before, when read_only or disk_full */
-    uint64_t full_free; /* [C] free bytes when the disk was last full */
-    unsigned trim_rows; /* [C] janitor: rows of one step, by how long they take */
-    uint64_t scheduled; /* [C] events that wait, this transaction's included */
-    bool trim_behind;   /* [C] retention has more to delete: each group takes a part with it */
+    int64_t retry_at;    /* [C] mono ms: nothing is written before, when read_only or disk_full */
+    uint64_t full_free;  /* [C] free bytes when the disk was last full */
+    unsigned trim_rows;  /* [C] janitor: rows of one step, by how long they take */
+    uint64_t scheduled;  /* [C] events that wait, this transaction's included */
+    bool trim_behind;    /* [C] retention has more to delete: each group takes a part with it */
+    bool join_vain;      /* [C] a group that tried had nothing to delete (all is held), or failed */
+    uint64_t joined_out; /* [C] what groups have deleted since the janitor's last step */
 
     struct eb_lock state_lock;
     struct eb_store_tune tune; /* [S] */
@@ -201,11 +203,11 @@ void eb_asked_show(struct eb_store *store);
 /* janitor.c */
 void *eb_janitor_thread(void *store);
 /**
- * Delete in the open transaction of a group what retention wants, about as many events as the group brings, so
- * that a log at its bound needs one sync and not two. Nothing unless the janitor has found that it is behind. [C]
+ * Delete in the transaction of a group that is judged what retention wants, about as many events as the group brings, so
+ * that a log at its bound needs one sync and not two; before their rows are written, which then find its pages free.
+ * Nothing unless the janitor has found that it is behind. [C]
  */
-int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *tune, size_t fresh,
-                           struct eb_trim_result *ret);
+int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *tune);
 /** One step. [C] @ret_more: there is more to do at once. */
 void eb_janitor_step_locked(struct eb_store *store, bool *ret_more);
 

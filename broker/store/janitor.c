@@ -6,7 +6,9 @@
  *      The writer is always first after a step. So a publish waits for one step at most, and a log under
  *      constant load is cleaned nevertheless. (A mutex alone would give neither: it is not fair.)
  *      Retention that has to delete as fast as events come takes part in the writer's groups instead: what a
- *      group brings, and a little more, goes with the same commit; the steps then come more rarely.
+ *      group brings, and a little more, goes with the same commit; the steps then come more rarely. It goes first: so
+ *      the group's rows take the pages that become free, and each is written once. It stays so as long as such a
+ *      group had something to delete since the last step.
  * (J3) Below min_free and on a full disk it goes on: deleting is what makes room.
  * (J4) It is also the one that tries a log that cannot be written again when nobody publishes.
  */
@@ -20,6 +22,9 @@
 #define ROWS_MIN     16
 #define ROWS_START   128
 #define ROWS_MAX     4096
+#define JOIN_MAX     8192 /* of a group's part: more than a full group brings */
+#define FAR_EVENTS   16384 /* so much above retention_events the groups begin to help by themselves */
+#define FAR_BYTES    ((uint64_t)16 << 20) /* the same, retention_bytes */
 #define BEHIND_MS    10   /* between steps while the writer's groups take a part each */
 #define STEP_LONG_US 5000 /* a longer step halves the next one's rows */
 #define ROOM_BYTES   ((uint64_t)1 << 20) /* a full disk with so much more room is full no longer */
@@ -79,6 +84,7 @@ static struct eb_trim_request request_locked(struct eb_store *store,
         .dedupe_window_ms = tune->dedupe_window_ms,
         .hold_from = atomic_load(&store->hold),
         .dedupe_from_seq = eb_dedupe_oldest_seq(&store->dedupe),
+        .dedupe = &store->dedupe,
         .max_rows = rows,
     };
 }
@@ -107,21 +113,37 @@ static int trim_locked(struct eb_store *store, const struct eb_store_tune *tune,
     return rc;
 }
 
-int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *tune, size_t fresh,
-                           struct eb_trim_result *ret)
+/* Is the log so far above its bound that the groups are to help before the janitor's next step? */
+static bool far_behind(const struct eb_store *store, const struct eb_store_tune *tune)
 {
-    size_t rows = fresh + fresh / 4; /* a little more than comes: it catches up */
-    *ret = (struct eb_trim_result){0};
-    if (!store->trim_behind || !fresh)
+    struct eb_engine_figures figures;
+
+    if ((!tune->retention_events && !tune->retention_bytes) || store->join_vain)
+        return false;
+    store->engine->ops->figures(store->engine, &figures);
+    return (tune->retention_events && figures.events > tune->retention_events + FAR_EVENTS) ||
+           (tune->retention_bytes && figures.bytes > tune->retention_bytes + FAR_BYTES);
+}
+
+int eb_janitor_join_locked(struct eb_store *store, const struct eb_store_tune *tune)
+{
+    struct eb_group *group = &store->group;
+    size_t rows = group->count + group->count / 4; /* a little more than comes: it catches up */
+    if (!group->count || (!store->trim_behind && !far_behind(store, tune)))
         return 0;
-    struct eb_trim_request request = request_locked(store, tune,
-                                                    rows < ROWS_MIN   ? ROWS_MIN
-                                                    : rows > ROWS_MAX ? ROWS_MAX
-                                                                      : (unsigned)rows);
-    int rc = store->engine->ops->trim(store->engine, &request, ret);
+    if (rows < ROWS_MIN)
+        rows = ROWS_MIN;
+    struct eb_trim_request request =
+        request_locked(store, tune, rows < JOIN_MAX ? (unsigned)rows : JOIN_MAX);
+    request.coming = group->count - group->appended;
+    int rc = eb_group_begin(store);
+    if (rc == 0)
+        rc = store->engine->ops->trim(store->engine, &request, &group->trimmed);
     count(&store->deletions, 1);
-    if (rc < 0)
-        store->trim_behind = false; /* the group goes without; the janitor meets it and says so */
+    store->joined_out += group->trimmed.retained_out;
+    store->join_vain = group->trimmed.retained_out == 0;
+    /* One that fails: the group goes without; the janitor meets it and says so. */
+    store->trim_behind = rc == 0 && (store->trim_behind || !store->join_vain);
     return rc;
 }
 
@@ -158,7 +180,9 @@ void eb_janitor_step_locked(struct eb_store *store, bool *ret_more)
         *ret_more = false;
         return;
     }
-    store->trim_behind = result.more && result.retained_out;
+    store->trim_behind = (result.more && result.retained_out) || store->joined_out;
+    store->joined_out = 0;
+    store->join_vain = false;
     count(&store->stats.expired, result.expired);
     count(&store->stats.retained_out, result.retained_out + result.acked_out);
     *ret_more = result.more;

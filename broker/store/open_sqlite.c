@@ -237,6 +237,7 @@ static void destroy(struct eb_sqlite *e)
     eb_segment_unref(e->open);
     eb_segment_unref(e->shown);
     eb_topic_ids_destroy(e->topics);
+    eb_blocks_finish(&e->blocks);
     eb_log_unlock(e->lock_fd); /* after the connection: the file is then at rest */
     eb_gate_finish(&e->gate);
     eb_checkpointer_finish(&e->checkpointer);
@@ -298,7 +299,7 @@ static struct eb_sqlite *create(const struct eb_store_config *config,
     e->path = strdup(config->path);
     e->vfs = config->vfs ? strdup(config->vfs) : NULL;
     e->topics = eb_topic_ids_create();
-    if (!e->path || (config->vfs && !e->vfs) || !e->topics) {
+    if (!e->path || (config->vfs && !e->vfs) || !e->topics || eb_blocks_init(&e->blocks) < 0) {
         destroy(e);
         return NULL;
     }

@@ -10,6 +10,7 @@
 #include <sqlite3.h>
 #include <stdatomic.h>
 
+#include "broker/store/blocks.h"
 #include "broker/store/dedupe.h"
 #include "broker/store/engine.h"
 #include "broker/store/ids.h"
@@ -140,6 +141,7 @@ struct eb_sqlite {
     struct eb_row_source source;               /* [C] what `append` inserts */
     struct eb_topic_ids *topics;               /* [C] */
     struct eb_segment *open;                   /* [C] being filled */
+    struct eb_blocks blocks;                   /* [C] */
     struct eb_sqlite_state now;                /* [C] of the transaction */
     struct eb_sqlite_state was;                /* [C] before it */
     struct eb_segment_delta deltas[EB_DELTAS]; /* [C] */

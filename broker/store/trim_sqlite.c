@@ -8,6 +8,8 @@
  * (D2) `deleted_upto` moves by age, bytes and number only: single deletions make no gap.
  * (D3) A turn deletes at most max_rows events and looks at a bounded number of rows besides.
  * (D4) Rows are collected first and deleted then: no table is changed while it is read.
+ * (D5) Whole blocks (blocks.h) of the prefix go without being read: their number and bytes are known, their ids are in
+ *      the dedupe table, and of closed segments nothing else is to be known, unless there are ttls or replies' topics.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -38,6 +40,7 @@ struct turn {
     struct eb_last_note *lasts; /* the same: what is to be known of them beyond this turn */
     size_t last_count;
     unsigned left; /* rows that may still be deleted */
+    bool rest;     /* the prefix is not through: the next turn goes on with whole blocks */
 };
 
 #define VICTIM_COLUMNS "seq, id, ts, ttl, " EB_ROW_BYTES_SQL ", topic"
@@ -159,6 +162,7 @@ static int delete_event(struct turn *turn, const struct victim *v)
     if (result == 0) {
         keep_id(turn, v);
         note_last(turn, v);
+        eb_blocks_take(&e->blocks, v->seq, (uint64_t)v->bytes);
         result = eb_sqlite_count(e, v->seq, -1, -v->bytes, -acked);
     }
     turn->left--;
@@ -243,24 +247,37 @@ static int drop_range(struct turn *turn, sqlite3_stmt *stmt, uint64_t from, uint
     return run(turn, stmt);
 }
 
+/* The rows of a range of one segment, and of `acked`. */
+static int drop_rows(struct turn *turn, uint64_t from, uint64_t to, int64_t *ret_events,
+                     int64_t *ret_acked)
+{
+    struct eb_sqlite *e = turn->e;
+    int result = drop_range(turn, e->drop_range, from, to);
+
+    *ret_events = result == 0 ? sqlite3_changes(e->db) : 0;
+    *ret_acked = 0;
+    if (result == 0 && e->now.acked) {
+        result = drop_range(turn, e->drop_acked_range, from, to);
+        *ret_acked = result == 0 ? sqlite3_changes(e->db) : 0;
+    }
+    return result;
+}
+
 /* Delete events that lie side by side in one segment: the same as one by one (D1), in fewer statements. */
 static int delete_run(struct turn *turn, const struct victim *list, unsigned count)
 {
     struct eb_sqlite *e = turn->e;
     uint64_t from = list[0].seq, to = list[count - 1].seq;
-    int64_t bytes = 0, acked = 0;
-    int result = drop_range(turn, e->drop_range, from, to);
+    int64_t bytes = 0, events, acked;
+    int result = drop_rows(turn, from, to, &events, &acked);
 
-    if (result == 0 && e->now.acked) {
-        result = drop_range(turn, e->drop_acked_range, from, to);
-        acked = result == 0 ? sqlite3_changes(e->db) : 0;
-    }
     for (unsigned i = 0; i < count && result == 0; i++) {
         int64_t at = eb_row_expires(list[i].ts, list[i].ttl);
         if (at != INT64_MAX)
             result = drop_expiry(turn, at, list[i].seq);
         keep_id(turn, &list[i]);
         note_last(turn, &list[i]);
+        eb_blocks_take(&e->blocks, list[i].seq, (uint64_t)list[i].bytes);
         bytes += list[i].bytes;
     }
     if (result == 0)
@@ -273,15 +290,95 @@ static int delete_run(struct turn *turn, const struct victim *list, unsigned cou
     return 0;
 }
 
-static int trim_prefix(struct turn *turn)
+/* ---- blocks of the prefix (D5) ---- */
+
+/* Must all of it go, @from its first seq on, and may it without a look at its rows? (Else they know what is missing.) */
+static bool block_due(const struct turn *turn, const struct eb_block *block, uint64_t from)
+{
+    const struct eb_trim_request *request = turn->request;
+    const struct eb_sqlite *e = turn->e;
+    uint64_t last = eb_block_last(block->number), events = e->now.events + request->coming;
+
+    if (block->mortal || block->events != last - from + 1 || eb_last_wants(e, last) ||
+        held(request, last))
+        return false;
+    if (request->age_ms && block->last_ts <= request->now_ms - request->age_ms)
+        return true;
+    if (request->max_events && events >= request->max_events + block->events)
+        return true;
+    return request->max_bytes && e->now.bytes >= request->max_bytes + block->bytes;
+}
+
+static void keep_ids(struct turn *turn, uint64_t from, uint64_t to)
+{
+    const struct eb_dedupe *dedupe = turn->request->dedupe;
+    uint64_t at = eb_dedupe_position(dedupe, from), end = eb_dedupe_position(dedupe, to + 1);
+    size_t run;
+
+    for (; at < end; at += run) {
+        const struct eb_dedupe_entry *list = eb_dedupe_run(dedupe, at, &run);
+        run = run < end - at ? run : end - at;
+        for (size_t i = 0; i < run; i++)
+            if (list[i].timestamp > turn->request->now_ms - turn->request->dedupe_window_ms)
+                turn->kept[turn->kept_count++] = list[i];
+    }
+}
+
+static int delete_block(struct turn *turn, struct eb_block *block, uint64_t from)
 {
     struct eb_sqlite *e = turn->e;
-    uint64_t events = e->now.events, bytes = e->now.bytes;
+    uint64_t to = eb_block_last(block->number);
+    int64_t events, acked;
+    int result = drop_rows(turn, from, to, &events, &acked);
+
+    if (result == 0)
+        result = eb_sqlite_count(e, from, -events, -(int64_t)block->bytes, -acked);
+    if (result < 0)
+        return result;
+    keep_ids(turn, from, to);
+    block->known = false;
+    e->now.deleted_upto = to;
+    turn->left -= block->events;
+    turn->result->retained_out += block->events;
+    return 0;
+}
+
+/*
+ * What a turn's bound cuts off is left to the next, as whole blocks; and a group that deletes on its way leaves what is no
+ * whole block to the janitor.
+ */
+static int trim_blocks(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    uint64_t from = e->now.first_seq;
+    bool some = false;
+    int result = 0;
+
+    while (result == 0 && turn->request->dedupe && from <= e->now.last_seq) {
+        struct eb_block *block = eb_blocks_get(&e->blocks, eb_block_of(from));
+        bool due = block && block_due(turn, block, from);
+        bool fits = due && block->events <= turn->left;
+        if (!fits)
+            turn->rest = some && (due || turn->request->coming);
+        if (!fits)
+            break;
+        result = delete_block(turn, block, from);
+        from = eb_block_first(eb_block_of(from) + 1);
+        some = true;
+    }
+    return result;
+}
+
+/* ---- the rest of it, row by row ---- */
+
+static int trim_rows(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    uint64_t events = e->now.events + turn->request->coming, bytes = e->now.bytes;
     unsigned count = 0;
     int rc = SQLITE_DONE, result = 0;
 
-    if (!turn->left || !events ||
-        (!turn->request->age_ms && !turn->request->max_events && !turn->request->max_bytes))
+    if (!turn->left || !e->now.events)
         return 0;
     sqlite3_bind_int64(e->prefix, 1, turn->left);
     while (count < turn->left && (rc = sqlite3_step(e->prefix)) == SQLITE_ROW) {
@@ -303,7 +400,21 @@ static int trim_prefix(struct turn *turn)
                 break;
         result = delete_run(turn, &turn->victims[i], run);
     }
-    if (result == 0 && count)
+    return result;
+}
+
+static int trim_prefix(struct turn *turn)
+{
+    struct eb_sqlite *e = turn->e;
+    uint64_t before = e->now.deleted_upto;
+    int result;
+
+    if (!turn->request->age_ms && !turn->request->max_events && !turn->request->max_bytes)
+        return 0;
+    result = trim_blocks(turn);
+    if (result == 0 && !turn->rest)
+        result = trim_rows(turn);
+    if (result == 0 && e->now.deleted_upto != before)
         result = eb_sqlite_set_meta(e, EB_META_DELETED_UPTO, (int64_t)e->now.deleted_upto);
     return result;
 }
@@ -519,7 +630,7 @@ static int trim_all(struct turn *turn)
     if (rc == 0)
         rc = trim_segments(turn);
     const struct eb_sqlite_state *now = &turn->e->now;
-    turn->result->more = turn->left == 0 || more_ids ||
+    turn->result->more = turn->left == 0 || turn->rest || more_ids ||
                          (turn->request->acked_ms >= 0 && now->acked_sweep.under_way) ||
                          now->gone_sweep.under_way || now->dead_segments;
     return rc;

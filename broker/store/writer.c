@@ -458,8 +458,6 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
         }
         op->last_seq = store->given;
     }
-    if (rc == 0 && store->group.count > store->group.appended)
-        rc = need_transaction(store);
     return rc;
 }
 
@@ -574,11 +572,12 @@ static int try_group(struct eb_store *store, const struct eb_store_tune *tune, s
     group->waiting = 0;
     group->schedule_moved = false;
     int rc = apply_ops(store, ops);
-    if (rc == 0 && group->begun && group->mode == EB_GROUP_ALL &&
-        eb_janitor_join_locked(store, tune, group->count, &group->trimmed) < 0) {
+    if (rc == 0 && group->mode == EB_GROUP_ALL && eb_janitor_join_locked(store, tune) < 0) {
         undo(store);
         return try_group(store, tune, ops); /* trim_behind is false now: once */
     }
+    if (rc == 0 && group->count > group->appended)
+        rc = need_transaction(store);
     return rc < 0 ? rc : commit(store);
 }
 

@@ -68,6 +68,19 @@ def test_calls_of_a_pipelined_publish(start_broker, tmp_path):
     assert cost["receives"] + cost["sends"] + cost["polls"] <= 0.1
 
 
+def test_calls_of_a_publish_while_retention_deletes(start_broker, tmp_path):
+    """What retention deletes goes with the publishes' own commits, and its pages are taken by their rows at once."""
+    counters = Counters(tmp_path / "counters")
+    broker = start_broker("--retention-events", "70000", env=counters.env)
+    load(broker, "publish", "eventbus-json", 150000, window=8192, batch=256)
+    before = counters.now()
+    load(broker, "publish", "eventbus-json", 100000, window=8192, batch=256)
+    cost = {name: n / 100000 for name, n in counters.since(before).items()}
+    print(cost)
+    assert broker.stats()["events"] < 70000 + 30000
+    assert cost["syncs"] <= 0.01 and cost["file_writes"] <= 0.22
+
+
 def test_calls_of_a_lone_publish(start_broker, tmp_path):
     """One connection that waits for each answer costs one sync and a handful of calls."""
     counters = Counters(tmp_path / "counters")
