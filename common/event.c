@@ -33,19 +33,98 @@ static char *put_text(char *at, const char **ret, const char *text, size_t len)
     return at + len + 1;
 }
 
-struct eb_event *eb_event_create(const struct eb_draft *draft)
+/* ---- memory of many ---- */
+
+#define SLAB_BYTES (256u * 1024) /* a page of 512 events of SLAB_LARGE */
+#define SLAB_LARGE 496u          /* what is larger costs more than its allocation anyway */
+#define SLAB_ALIGN 16u
+#define SLAB_BIAS  (1u << 30)
+
+struct eb_slab {
+    atomic_uint left; /* BIAS less the events that are gone; once dropped: the events that live */
+    uint32_t given;   /* its thread's: events made since it was last empty */
+    uint32_t used;    /* the same */
+    _Alignas(SLAB_ALIGN) char data[];
+};
+
+void eb_slab_drop(struct eb_slab *slab)
 {
-    const char *type = draft->content_type ? draft->content_type : EB_CONTENT_TYPE_DEFAULT;
-    size_t type_len =
-        draft->content_type ? draft->content_type_len : strlen(EB_CONTENT_TYPE_DEFAULT);
-    size_t headers_len = draft->headers ? draft->headers_len : 0;
-    struct eb_event *event;
+    if (!slab)
+        return;
+    unsigned keep = SLAB_BIAS - slab->given;
+    if (atomic_fetch_sub_explicit(&slab->left, keep, memory_order_acq_rel) == keep)
+        free(slab);
+}
+
+static void slab_give_back(struct eb_event *event)
+{
+    struct eb_slab *slab = (struct eb_slab *)((char *)event - event->slab_at);
+
+    if (atomic_fetch_sub_explicit(&slab->left, 1, memory_order_acq_rel) == 1)
+        free(slab);
+}
+
+static struct eb_slab *slab_new(void)
+{
+    struct eb_slab *slab = malloc(SLAB_BYTES);
+
+    if (!slab)
+        return NULL;
+    atomic_init(&slab->left, SLAB_BIAS);
+    slab->given = 0;
+    slab->used = sizeof(*slab);
+    return slab;
+}
+
+/* @size bytes of *slab, or NULL. All that were made are gone: it begins anew. */
+static void *slab_take(struct eb_slab **slab, size_t size)
+{
+    struct eb_slab *now = *slab;
+
+    if (now && now->given &&
+        atomic_load_explicit(&now->left, memory_order_acquire) == SLAB_BIAS - now->given) {
+        atomic_store_explicit(&now->left, SLAB_BIAS, memory_order_relaxed);
+        now->given = 0;
+        now->used = sizeof(*now);
+    }
+    if (!now || now->used + size > SLAB_BYTES) {
+        now = slab_new();
+        if (!now)
+            return NULL;
+        eb_slab_drop(*slab);
+        *slab = now;
+    }
+    void *at = (char *)now + now->used;
+    now->used += (uint32_t)((size + SLAB_ALIGN - 1) & ~(size_t)(SLAB_ALIGN - 1));
+    now->given++;
+    return at;
+}
+
+/* ---- events ---- */
+
+struct parts {
+    const char *type;
+    size_t type_len, headers_len, size;
+};
+
+static struct parts parts_of(const struct eb_draft *draft)
+{
+    struct parts parts = {
+        .type = draft->content_type ? draft->content_type : EB_CONTENT_TYPE_DEFAULT,
+        .type_len = draft->content_type ? draft->content_type_len : strlen(EB_CONTENT_TYPE_DEFAULT),
+        .headers_len = draft->headers ? draft->headers_len : 0,
+    };
+
+    parts.size = sizeof(struct eb_event) + draft->topic_len + parts.type_len + parts.headers_len +
+                 draft->payload_len + 4;
+    return parts;
+}
+
+static void fill_event(struct eb_event *event, const struct eb_draft *draft,
+                       const struct parts *parts)
+{
     char *at;
 
-    event =
-        malloc(sizeof(*event) + draft->topic_len + type_len + headers_len + draft->payload_len + 4);
-    if (!event)
-        return NULL;
     memset(event, 0, sizeof(*event));
     atomic_init(&event->refs, 1);
     for (int i = 0; i < EB_ENC_COUNT; i++)
@@ -54,14 +133,36 @@ struct eb_event *eb_event_create(const struct eb_draft *draft)
         memcpy(event->id, draft->id, sizeof(event->id));
     event->ttl = draft->ttl == EB_TTL_UNSET ? 0 : draft->ttl;
     event->topic_len = (uint8_t)draft->topic_len;
-    event->content_type_len = (uint8_t)type_len;
-    event->headers_len = (uint32_t)headers_len;
+    event->content_type_len = (uint8_t)parts->type_len;
+    event->headers_len = (uint32_t)parts->headers_len;
     event->payload_len = (uint32_t)draft->payload_len;
     at = put_text(event->data, &event->topic, draft->topic, draft->topic_len);
-    at = put_text(at, &event->content_type, type, type_len);
-    at = put_text(at, &event->headers, draft->headers, headers_len);
+    at = put_text(at, &event->content_type, parts->type, parts->type_len);
+    at = put_text(at, &event->headers, draft->headers, parts->headers_len);
     put_text(at, &event->payload, draft->payload, draft->payload_len);
     event->payload_utf8 = draft->payload_utf8 || eb_utf8_valid(event->payload, event->payload_len);
+}
+
+struct eb_event *eb_event_create(const struct eb_draft *draft)
+{
+    struct parts parts = parts_of(draft);
+    struct eb_event *event = malloc(parts.size);
+
+    if (event)
+        fill_event(event, draft, &parts);
+    return event;
+}
+
+struct eb_event *eb_event_create_in(struct eb_slab **slab, const struct eb_draft *draft)
+{
+    struct parts parts = parts_of(draft);
+    if (parts.size > SLAB_LARGE)
+        return eb_event_create(draft);
+    struct eb_event *event = slab_take(slab, parts.size);
+    if (!event)
+        return NULL;
+    fill_event(event, draft, &parts);
+    event->slab_at = (uint32_t)((char *)event - (char *)*slab);
     return event;
 }
 
@@ -73,11 +174,18 @@ struct eb_event *eb_event_ref(struct eb_event *event)
 
 void eb_event_unref(struct eb_event *event)
 {
-    if (!event || atomic_fetch_sub_explicit(&event->refs, 1, memory_order_acq_rel) != 1)
+    if (!event)
+        return;
+    /* Who holds the last one shares it with nobody. */
+    if (atomic_load_explicit(&event->refs, memory_order_acquire) != 1 &&
+        atomic_fetch_sub_explicit(&event->refs, 1, memory_order_acq_rel) != 1)
         return;
     for (int i = 0; i < EB_ENC_COUNT; i++)
         eb_frame_unref(atomic_load_explicit(&event->frames[i], memory_order_relaxed));
-    free(event);
+    if (event->slab_at)
+        slab_give_back(event);
+    else
+        free(event);
 }
 
 bool eb_event_expired(const struct eb_event *event, int64_t now_ms)

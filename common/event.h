@@ -45,6 +45,7 @@ struct eb_event {
     uint8_t topic_len;
     uint8_t content_type_len;
     bool payload_utf8; /* payload is valid UTF-8: computed once, where the event is made */
+    uint32_t slab_at;  /* how far behind the beginning of its slab; 0: it has memory of its own */
     const char *topic; /* NUL behind each text for convenience of logs; lengths rule */
     const char *content_type;
     const char *headers;
@@ -74,6 +75,13 @@ struct eb_draft {
 
 struct eb_event *
 eb_event_create(const struct eb_draft *draft); /* copies; NULL when out of memory; seq 0, refs 1 */
+/**
+ * The same in memory that many share which are made by one thread and given up together, as a page's are: *slab (NULL: there
+ * is none yet) is that thread's. As long as one of them lives the memory of all does. Events that are large get their own.
+ */
+struct eb_slab;
+struct eb_event *eb_event_create_in(struct eb_slab **slab, const struct eb_draft *draft);
+void eb_slab_drop(struct eb_slab *slab); /* NULL is fine; its events live on */
 struct eb_event *eb_event_ref(struct eb_event *event);
 void eb_event_unref(struct eb_event *event); /* NULL is fine */
 /** Past its ttl at @now_ms (PROTOCOL 1)? */

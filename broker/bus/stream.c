@@ -286,6 +286,7 @@ static bool turn_begin(struct turn *turn)
         .upto = eb_bus_visible(session->bus),
         .pending_only = turn->sub != NULL && turn->sub->pending_only,
         .all_there_is = turn->sub != NULL && turn->sub->all_there_is,
+        .passing = true,
         .max_events = at_least_one(events, session->events, EB_PAGE_EVENTS),
         .max_bytes = at_least_one(bytes, session->event_bytes, EB_PAGE_BYTES),
     };

@@ -157,6 +157,7 @@ int eb_engine_memory_open(const struct eb_store_config *config, struct eb_engine
 /* ---- selection.c: shared by both engines ---- */
 
 struct eb_selection {
+    uint64_t number; /* no other has had it, in this process; not 0 */
     struct eb_pattern *patterns;
     size_t count;
     bool all; /* some pattern is "#": everything but reserved topics */

@@ -425,7 +425,7 @@ static int lookup_row(struct eb_sqlite *e, sqlite3_stmt *stmt, struct eb_event *
     len = name ? sqlite3_column_bytes(e->topic_name, 0) : 0;
     result = eb_row_check(&row, name, (size_t)len);
     if (result == 0) {
-        event = eb_row_event(&row, name, (size_t)len);
+        event = eb_row_event(&row, name, (size_t)len, NULL);
         if (event)
             *ret = event;
         else

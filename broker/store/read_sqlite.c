@@ -24,6 +24,8 @@
 #define WINDOW   1024 /* of the open segment, judged at a time */
 #define DENSE    16   /* a match in so many rows or fewer: the stretch is read row by row */
 
+static void take(sqlite3_context *out, int count, sqlite3_value **value);
+
 /* ---- life ---- */
 
 static int prepare(struct eb_sqlite_reader *r)
@@ -34,7 +36,9 @@ static int prepare(struct eb_sqlite_reader *r)
     } all[] = {
         {&r->begin, "BEGIN"},
         {&r->commit, "COMMIT"},
-        {&r->scan, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq"},
+        {&r->scan, "SELECT 1 FROM log WHERE seq BETWEEN ?1 AND ?2 AND eb_take(" EB_ROW_COLUMNS ")"
+                   " ORDER BY seq"},
+        {&r->rows, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq"},
         {&r->get, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq = ?1"},
         {&r->is_acked, "SELECT 1 FROM acked WHERE seq = ?1"},
         {&r->deleted_upto, "SELECT value FROM meta WHERE key = 'deleted_upto'"},
@@ -89,6 +93,7 @@ void eb_sqlite_reader_destroy(struct eb_engine *engine, void *reader)
     sqlite3_close(r->db);
     for (unsigned i = 0; i < EB_NAMES; i++)
         free(r->names[i].text);
+    eb_slab_drop(r->slab);
     free(r);
 }
 
@@ -103,6 +108,10 @@ int eb_sqlite_reader_create(struct eb_engine *engine, void **ret)
         return -ENOMEM;
     r->e = e;
     result = eb_db_open(e->path, e->vfs, EB_DB_READ, &r->db, &err);
+    if (result == 0)
+        result = eb_sql_errno(r->db, sqlite3_create_function(r->db, "eb_take", EB_ROW_VALUES,
+                                                             SQLITE_UTF8 | SQLITE_DIRECTONLY, r,
+                                                             take, NULL, NULL));
     if (result == 0)
         result = prepare(r);
     if (result < 0) {
@@ -151,6 +160,7 @@ static const char *topic_name(struct eb_sqlite_reader *r, uint32_t id, size_t *r
             memcpy(copy, text, (size_t)len);
             free(r->names[slot].text);
             r->names[slot].id = id;
+            r->names[slot].asked = 0;
             r->names[slot].text = copy;
             r->names[slot].len = (uint8_t)len;
         }
@@ -162,15 +172,19 @@ static const char *topic_name(struct eb_sqlite_reader *r, uint32_t id, size_t *r
     return r->names[slot].text;
 }
 
+static int check_row(struct eb_sqlite_reader *r, const struct eb_row *row, const char **ret_topic,
+                     size_t *ret_len)
+{
+    *ret_topic = topic_name(r, row->topic_id, ret_len);
+    return *ret_topic ? eb_row_check(row, *ret_topic, *ret_len) : -EBADMSG;
+}
+
 int eb_sqlite_whole_row(struct eb_sqlite_reader *r, sqlite3_stmt *stmt, struct eb_row *ret,
                         const char **ret_topic, size_t *ret_len)
 {
     int result = eb_row_read(stmt, ret);
 
-    if (result < 0)
-        return result;
-    *ret_topic = topic_name(r, ret->topic_id, ret_len);
-    return *ret_topic ? eb_row_check(ret, *ret_topic, *ret_len) : -EBADMSG;
+    return result < 0 ? result : check_row(r, ret, ret_topic, ret_len);
 }
 
 /* A page while it is made. */
@@ -184,7 +198,8 @@ struct walk {
     int64_t now;
     size_t events, bytes;
     unsigned looked;
-    bool full; /* the page ends at `next` */
+    bool full;  /* the page ends at `next` */
+    int result; /* of the row that `scan` gave last */
 };
 
 static int damaged(struct walk *w, uint64_t from, uint64_t to, const char *why)
@@ -205,25 +220,39 @@ static bool is_acked(struct walk *w, uint64_t seq)
     return acked;
 }
 
+/* Topics come again and again: each is compared with the patterns once. */
+static bool matches(struct walk *w, const struct eb_row *row, const char *topic, size_t len)
+{
+    unsigned slot = row->topic_id % EB_NAMES;
+
+    if (w->r->names[slot].asked != w->selection->number) {
+        w->r->names[slot].matches = eb_selection_match(w->selection, topic, len);
+        w->r->names[slot].asked = w->selection->number;
+    }
+    return w->r->names[slot].matches;
+}
+
 /* Is it one that is wanted now? */
 static bool wanted(struct walk *w, const struct eb_row *row, const char *topic, size_t len)
 {
-    if (!eb_selection_match(w->selection, topic, len))
+    if (!matches(w, row, topic, len))
         return false;
     if (eb_row_expires(row->ts, row->ttl) <= w->now)
         return false;
     return !w->request->pending_only || !is_acked(w, row->seq);
 }
 
-/* Give the row at which @stmt stands, if it is wanted. The page is `full` when it did not fit. */
-static int take_row(struct walk *w, sqlite3_stmt *stmt)
+/* Give the row, if it is wanted. The page is `full` when it did not fit. */
+static int take_row(struct walk *w, sqlite3_value *const value[EB_ROW_VALUES])
 {
     struct eb_event *event;
     struct eb_row row;
     const char *topic = NULL;
     size_t len = 0, size;
-    int result = eb_sqlite_whole_row(w->r, stmt, &row, &topic, &len);
+    int result = eb_row_from_values(value, &row);
 
+    if (result == 0)
+        result = check_row(w->r, &row, &topic, &len);
     w->looked++;
     if (result == -EBADMSG) {
         result = damaged(w, row.seq, row.seq, "its checksum does not fit");
@@ -235,7 +264,7 @@ static int take_row(struct walk *w, sqlite3_stmt *stmt)
         w->next = row.seq + 1;
         return 0;
     }
-    event = eb_row_event(&row, topic, len);
+    event = eb_row_event(&row, topic, len, w->request->passing ? &w->r->slab : NULL);
     if (!event)
         return -ENOMEM;
     size = eb_event_size(event);
@@ -253,6 +282,20 @@ static int take_row(struct walk *w, sqlite3_stmt *stmt)
     return eb_page_add_event(w->page, event);
 }
 
+static bool page_ends(const struct walk *w)
+{
+    return w->full || w->looked >= LOOK_MAX;
+}
+
+/* The SQL function of `scan`: takes the row; true ends the statement. */
+static void take(sqlite3_context *out, int count, sqlite3_value **value)
+{
+    struct walk *w = ((struct eb_sqlite_reader *)sqlite3_user_data(out))->walk;
+
+    w->result = take_row(w, value);
+    sqlite3_result_int(out, w->result < 0 || page_ends(w));
+}
+
 /* ---- stepping over what cannot be read (R4) ---- */
 
 /* Does reading work from @seq on? ret_rc: what it said if not. */
@@ -260,10 +303,10 @@ static bool readable_from(struct walk *w, uint64_t seq, uint64_t to, int *ret_rc
 {
     int rc;
 
-    sqlite3_bind_int64(w->r->scan, 1, (sqlite3_int64)seq);
-    sqlite3_bind_int64(w->r->scan, 2, (sqlite3_int64)to);
-    rc = sqlite3_step(w->r->scan);
-    sqlite3_reset(w->r->scan);
+    sqlite3_bind_int64(w->r->rows, 1, (sqlite3_int64)seq);
+    sqlite3_bind_int64(w->r->rows, 2, (sqlite3_int64)to);
+    rc = sqlite3_step(w->r->rows);
+    sqlite3_reset(w->r->rows);
     *ret_rc = rc;
     return rc == SQLITE_ROW || rc == SQLITE_DONE;
 }
@@ -308,24 +351,22 @@ static int step_over(struct walk *w, uint64_t to, int rc)
 
 /* ---- the three ways (R3) ---- */
 
-static bool page_ends(const struct walk *w)
-{
-    return w->full || w->looked >= LOOK_MAX;
-}
-
-/* Row by row from w->next to @to. */
+/*
+ * Row by row from w->next to @to. The statement itself calls for each row (eb_take) and gives one only where it is to
+ * end: a row that is handed out costs as much again as its columns.
+ */
 static int walk_rows(struct walk *w, uint64_t to)
 {
     sqlite3_stmt *scan = w->r->scan;
-    int rc = SQLITE_ROW, result = 0;
+    int rc;
 
     sqlite3_bind_int64(scan, 1, (sqlite3_int64)w->next);
     sqlite3_bind_int64(scan, 2, (sqlite3_int64)to);
-    while (result == 0 && !page_ends(w) && (rc = sqlite3_step(scan)) == SQLITE_ROW)
-        result = take_row(w, scan);
+    w->result = 0;
+    rc = sqlite3_step(scan);
     sqlite3_reset(scan);
-    if (result < 0 || page_ends(w))
-        return result;
+    if (w->result < 0 || page_ends(w))
+        return w->result;
     if (rc == SQLITE_DONE) {
         w->next = to + 1;
         return 0;
@@ -337,13 +378,16 @@ static int walk_rows(struct walk *w, uint64_t to)
 static int walk_one(struct walk *w, uint64_t seq)
 {
     sqlite3_stmt *get = w->r->get;
+    sqlite3_value *value[EB_ROW_VALUES];
     int rc, result = 0;
 
     w->next = seq;
     sqlite3_bind_int64(get, 1, (sqlite3_int64)seq);
     rc = sqlite3_step(get);
     if (rc == SQLITE_ROW) {
-        result = take_row(w, get);
+        for (int i = 0; i < EB_ROW_VALUES; i++)
+            value[i] = sqlite3_column_value(get, i);
+        result = take_row(w, value);
     } else {
         w->looked++;
         w->next = seq + 1;
@@ -519,6 +563,7 @@ int eb_sqlite_page(struct eb_engine *engine, void *reader, struct eb_selection *
 
     w.open = eb_sqlite_open_segment(
         w.r->e); /* before the transaction: what it calls closed has its lists there */
+    w.r->walk = &w;
     eb_sqlite_reader_enter(w.r);
     rc = eb_sqlite_run(w.r->begin);
     result = rc == SQLITE_OK ? walk(&w) : eb_sqlite_reader_errno(w.r, rc);
@@ -551,7 +596,7 @@ static int read_event(struct eb_sqlite_reader *r, sqlite3_stmt *get, struct eb_e
         return result;
     if (eb_row_expires(row.ts, row.ttl) <= eb_wall_ms())
         return -ENOENT;
-    event = eb_row_event(&row, topic, len);
+    event = eb_row_event(&row, topic, len, NULL);
     if (!event)
         return -ENOMEM;
     *ret = event;

@@ -12,10 +12,14 @@
 
 #define EB_NAMES 4096 /* topic names a reader remembers: one for each value of id % EB_NAMES */
 
+struct walk;
+
 struct eb_sqlite_reader {
     struct eb_sqlite *e;
     sqlite3 *db;
-    sqlite3_stmt *begin, *commit, *scan, *get, *is_acked, *deleted_upto;
+    struct walk *walk;    /* the page under way, for `scan` */
+    struct eb_slab *slab; /* of events that pass */
+    sqlite3_stmt *begin, *commit, *scan, *rows, *get, *is_acked, *deleted_upto;
     sqlite3_stmt *topic_name, *topic_id, *topic_top, *topics_above, *topics_between, *topics_after;
     sqlite3_stmt *list, *lists, *list_bytes, *segment_events, *reserved, *last_row, *dead,
         *scheduled;
@@ -23,6 +27,8 @@ struct eb_sqlite_reader {
     struct {
         uint32_t id; /* 0: free */
         uint8_t len;
+        bool matches;   /* the selection with this number, */
+        uint64_t asked; /* 0: none was asked */
         char *text;
     } names[EB_NAMES];
 };

@@ -156,18 +156,24 @@ static bool read_text(sqlite3_value *value, const char **ret, size_t *ret_len)
  */
 int eb_row_read(sqlite3_stmt *stmt, struct eb_row *ret)
 {
-    static const int kinds[9] = {
+    sqlite3_value *value[EB_ROW_VALUES];
+
+    for (int i = 0; i < EB_ROW_VALUES; i++)
+        value[i] = sqlite3_column_value(stmt, i);
+    return eb_row_from_values(value, ret);
+}
+
+int eb_row_from_values(sqlite3_value *const value[EB_ROW_VALUES], struct eb_row *ret)
+{
+    static const int kinds[EB_ROW_VALUES] = {
         SQLITE_INTEGER, SQLITE_INTEGER, SQLITE_INTEGER, SQLITE_INTEGER, SQLITE_BLOB, 0, 0,
         SQLITE_BLOB,    SQLITE_INTEGER};
-    struct eb_row row = {.seq = (uint64_t)sqlite3_column_int64(stmt, 0)};
-    sqlite3_value *value[9];
+    struct eb_row row = {.seq = (uint64_t)sqlite3_value_int64(value[0])};
 
     *ret = row;
-    for (int i = 1; i < 9; i++) {
-        value[i] = sqlite3_column_value(stmt, i);
+    for (int i = 1; i < EB_ROW_VALUES; i++)
         if (kinds[i] != 0 && sqlite3_value_type(value[i]) != kinds[i])
             return -EBADMSG;
-    }
     if (sqlite3_value_bytes(value[4]) != 16 ||
         !read_text(value[5], &row.content_type, &row.content_type_len) ||
         !read_text(value[6], &row.headers, &row.headers_len))
@@ -196,7 +202,8 @@ int eb_row_check(const struct eb_row *row, const char *topic, size_t topic_len)
     return eb_row_crc(row, topic, topic_len) == row->crc ? 0 : -EBADMSG;
 }
 
-struct eb_event *eb_row_event(const struct eb_row *row, const char *topic, size_t topic_len)
+struct eb_event *eb_row_event(const struct eb_row *row, const char *topic, size_t topic_len,
+                              struct eb_slab **slab)
 {
     struct eb_draft draft = {
         .topic = topic,
@@ -213,7 +220,7 @@ struct eb_event *eb_row_event(const struct eb_row *row, const char *topic, size_
     struct eb_event *event;
 
     memcpy(draft.id, row->id, sizeof(draft.id));
-    event = eb_event_create(&draft);
+    event = slab ? eb_event_create_in(slab, &draft) : eb_event_create(&draft);
     if (!event)
         return NULL;
     event->seq = row->seq;

@@ -65,9 +65,13 @@ void eb_row_result(sqlite3_context *out, const struct eb_row *row, int column);
  * kind or out of its bounds; then only ->seq is filled in. Checks no checksum.
  */
 int eb_row_read(sqlite3_stmt *stmt, struct eb_row *ret);
+#define EB_ROW_VALUES 9
+/** The same, of the values of EB_ROW_COLUMNS. */
+int eb_row_from_values(sqlite3_value *const value[EB_ROW_VALUES], struct eb_row *ret);
 /** Is it whole? 0 or -EBADMSG. */
 int eb_row_check(const struct eb_row *row, const char *topic, size_t topic_len);
 /** The event of a row that was checked: seq, timestamp, topic_id set. NULL when out of memory. */
-struct eb_event *eb_row_event(const struct eb_row *row, const char *topic, size_t topic_len);
+struct eb_event *eb_row_event(const struct eb_row *row, const char *topic, size_t topic_len,
+                              struct eb_slab **slab);
 /** When it expires, in ms since 1970; INT64_MAX: never. */
 int64_t eb_row_expires(int64_t ts, int64_t ttl);

@@ -65,17 +65,17 @@ static int probe(struct eb_sqlite_reader *r, uint64_t seq, uint64_t upto, struct
     size_t len;
     int result;
 
-    sqlite3_bind_int64(r->scan, 1, (sqlite3_int64)seq);
-    sqlite3_bind_int64(r->scan, 2, (sqlite3_int64)upto);
-    int rc = sqlite3_step(r->scan);
+    sqlite3_bind_int64(r->rows, 1, (sqlite3_int64)seq);
+    sqlite3_bind_int64(r->rows, 2, (sqlite3_int64)upto);
+    int rc = sqlite3_step(r->rows);
     if (rc == SQLITE_ROW)
         result =
-            eb_sqlite_whole_row(r, r->scan, ret, &topic, &len) == 0 ? PROBE_WHOLE : PROBE_BAD_ROW;
+            eb_sqlite_whole_row(r, r->rows, ret, &topic, &len) == 0 ? PROBE_WHOLE : PROBE_BAD_ROW;
     else if (rc == SQLITE_DONE)
         result = PROBE_NONE;
     else
         result = eb_sqlite_damage(rc) ? PROBE_UNREADABLE : eb_sqlite_reader_errno(r, rc);
-    sqlite3_reset(r->scan);
+    sqlite3_reset(r->rows);
     atomic_fetch_add_explicit(&r->e->counters->rows_read, 1, memory_order_relaxed);
     return result;
 }
@@ -222,7 +222,7 @@ static int find_reserved(struct tally *t)
 /* Row by row: the index of this stretch cannot be believed. */
 static int count_rows(struct tally *t, uint64_t from, uint64_t upto)
 {
-    sqlite3_stmt *scan = t->r->scan;
+    sqlite3_stmt *scan = t->r->rows;
     int rc;
 
     sqlite3_bind_int64(scan, 1, (sqlite3_int64)from);

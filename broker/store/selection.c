@@ -1,5 +1,6 @@
 /* selection.c - what a stream of events wants: its patterns, and what an engine has learned about them. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,9 +8,11 @@
 
 int eb_selection_create(const struct eb_pattern *patterns, size_t count, struct eb_selection **ret)
 {
+    static _Atomic uint64_t numbers;
     struct eb_selection *selection = calloc(1, sizeof *selection);
     if (!selection)
         return -ENOMEM;
+    selection->number = atomic_fetch_add_explicit(&numbers, 1, memory_order_relaxed) + 1;
     selection->patterns = malloc((count ? count : 1) * sizeof *patterns);
     if (!selection->patterns) {
         free(selection);

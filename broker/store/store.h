@@ -241,7 +241,8 @@ struct eb_page_request {
     uint64_t from; /* first seq wanted, >= 1 */
     uint64_t upto; /* last seq to look at: never beyond what is committed */
     bool pending_only;
-    bool all_there_is;            /* starting_seq 0 or 1: a deleted prefix makes no gap */
+    bool all_there_is; /* starting_seq 0 or 1: a deleted prefix makes no gap */
+    bool passing; /* its events are given up together: they may share memory (eb_event_create_in) */
     size_t max_events, max_bytes; /* at least one event is given however large */
 };
 struct eb_page {

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAGES = {
     "receive": "thread_main eb_ws_read step",
     "parse": "eb_ws_json_message eb_ws_bin_message",
-    "event": "eb_publish_add make_publish eb_ws_publish_create eb_event_create",
+    "event": "eb_publish_add make_publish eb_ws_publish_create eb_event_create eb_event_create_in fill_event eb_page_finish",
     "submit": "eb_bus_publish eb_store_submit eb_store_submit_or_commit",
     "group": "commit_group_locked eb_writer_thread",
     "ids": "eb_dedupe_put eb_dedupe_bound hash_id",
@@ -33,7 +33,7 @@ STAGES = {
     "eb_ws_encode_live_bin encode_event encode_live eb_bundle_make",
     "enqueue": "eb_queue_push_locked push_gathered",
     "send": "run flush",
-    "read the log": "reader_main",
+    "read the log": "reader_main take_row",
     "HTTP": "handle",
 }  # fmt: skip
 CLAIMED = {name: stage for stage, names in STAGES.items() for name in names.split()}

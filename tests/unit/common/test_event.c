@@ -349,6 +349,90 @@ static void header_is_found_unescaped(void **state)
     eb_buf_finish(&out);
 }
 
+/* ---- memory of many ---- */
+
+#define SHARERS 5000u
+
+static struct eb_event *make_in(struct eb_slab **slab, unsigned n, size_t len)
+{
+    char topic[16], payload[2000];
+    struct eb_draft draft = {.topic = topic, .payload = payload, .payload_len = len};
+
+    memset(payload, (int)n, sizeof(payload));
+    draft.topic_len = (size_t)snprintf(topic, sizeof(topic), "t.%u", n);
+    struct eb_event *event = eb_event_create_in(slab, &draft);
+    assert_non_null(event);
+    event->seq = n;
+    return event;
+}
+
+static void is_whole(const struct eb_event *event)
+{
+    char topic[16];
+
+    snprintf(topic, sizeof(topic), "t.%u", (unsigned)event->seq);
+    assert_string_equal(event->topic, topic);
+    for (uint32_t i = 0; i < event->payload_len; i++)
+        assert_int_equal((char)event->seq, event->payload[i]);
+    assert_int_equal(0, event->payload[event->payload_len]);
+}
+
+static void *give_up(void *arg)
+{
+    struct eb_event **events = arg;
+
+    for (unsigned i = 0; i < SHARERS; i += 2) {
+        is_whole(events[i]);
+        eb_event_unref(events[i]);
+    }
+    return NULL;
+}
+
+/* Events that share memory are each whole as long as they are held, whoever goes first, and by whichever thread. */
+static void events_share_memory(void **state)
+{
+    static struct eb_event *events[SHARERS];
+    struct eb_slab *slab = NULL;
+    pthread_t other;
+
+    for (unsigned i = 0; i < SHARERS; i++)
+        events[i] = make_in(&slab, i, i % 17 == 0 ? 2000 : i * 7 % 300);
+    assert_int_equal(0, pthread_create(&other, NULL, give_up, events));
+    for (unsigned i = 1; i < SHARERS; i += 2) {
+        is_whole(events[i]);
+        if (i % 500 != 1)
+            eb_event_unref(events[i]);
+    }
+    pthread_join(other, NULL);
+    for (unsigned i = SHARERS; i < SHARERS * 2; i++) { /* what was given up is used again */
+        struct eb_event *event = make_in(&slab, i, i % 300);
+        is_whole(event);
+        eb_event_unref(event);
+    }
+    eb_slab_drop(slab);
+    for (unsigned i = 1; i < SHARERS; i += 500) {
+        is_whole(events[i]);
+        eb_event_unref(events[i]);
+    }
+}
+
+/* A page's memory serves the next page: no allocation once its events are gone. */
+static void memory_of_a_page_is_used_again(void **state)
+{
+    struct eb_slab *slab = NULL, *first = NULL;
+    struct eb_event *events[512];
+
+    for (unsigned page = 0; page < 50; page++) {
+        for (unsigned i = 0; i < 512; i++)
+            events[i] = make_in(&slab, i, 128);
+        first = page ? first : slab;
+        assert_ptr_equal(first, slab);
+        for (unsigned i = 0; i < 512; i++)
+            eb_event_unref(events[i]);
+    }
+    eb_slab_drop(slab);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -363,6 +447,8 @@ int main(void)
         {"headers/limits_hold", header_limits_hold},
         {"headers/repeated_stay_small", repeated_headers_stay_small},
         {"headers/found_unescaped", header_is_found_unescaped},
+        {"slab/events_share_memory", events_share_memory},
+        {"slab/page_is_used_again", memory_of_a_page_is_used_again},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
