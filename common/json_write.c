@@ -45,6 +45,15 @@ static char *put_escaped(char *out, const char *p, const char *end)
             out = put_escape(out, (unsigned char)*p++);
             continue;
         }
+        if (p < end) { /* the rest, and short texts: at once, too */
+            char rest[16] = {0};
+            unsigned n = (unsigned)(end - p);
+            memcpy(rest, p, n);
+            __m128i v = _mm_loadu_si128((const __m128i *)rest);
+            _mm_storeu_si128((__m128i *)out, v);
+            if ((eb_json_odd(v, false) & ((1u << n) - 1)) == 0)
+                return out + n;
+        }
 #endif
         const char *odd = eb_json_plain(p, end, false);
         memcpy(out, p, (size_t)(odd - p));
