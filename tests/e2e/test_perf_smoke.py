@@ -27,15 +27,15 @@ def load(broker, mode, target, events, **options):
 
 # name: (events or deliveries, mode, target, options of the load, bound of instructions for each)
 WORK = {
-    "replay, JSON": (20500, "replay", "eventbus-json", {"events": 20500}, 9500),
-    "replay, binary": (20500, "replay", "eventbus-bin", {"events": 20500}, 6500),
+    "replay, JSON": (20500, "replay", "eventbus-json", {"events": 20500}, 6800),
+    "replay, binary": (20500, "replay", "eventbus-bin", {"events": 20500}, 4900),
     "publish, JSON": (5000, "publish", "eventbus-json", {"window": 4096}, 12000),
     "publish, binary": (5000, "publish", "eventbus-bin", {"window": 4096}, 10200),
     "publish, JSON, batches of 256": (25600, "publish", "eventbus-json", {"window": 4096, "batch": 256}, 11200),
     "publish, binary, batches of 256": (25600, "publish", "eventbus-bin", {"window": 4096, "batch": 256}, 10200),
     "publish, binary, one waits": (300, "publish", "eventbus-bin", {"window": 1}, 38000),
     "HTTP POST, 16 wait": (1600, "publish", "eventbus-http", {"connections": 16}, 80000),
-    "fan-out to 20, JSON": (40000, "fanout", "eventbus-json", {"events": 2000, "subscribers": 20, "batch": 64}, 780),
+    "fan-out to 20, JSON": (40000, "fanout", "eventbus-json", {"events": 2000, "subscribers": 20, "batch": 64}, 735),
     "fan-out to 20, binary": (40000, "fanout", "eventbus-bin", {"events": 2000, "subscribers": 20, "batch": 64}, 590),
 }
 
