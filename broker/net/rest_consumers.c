@@ -123,18 +123,26 @@ static enum MHD_Result carry_out(struct eb_http_request *request, enum eb_consum
 
 /* ---- answers ---- */
 
-static enum MHD_Result answer_put(struct eb_http_request *request)
+/* What the consumer is now; it may be deleted meanwhile. */
+static enum MHD_Result answer_info(struct eb_http_request *request, unsigned status,
+                                   const char *name)
 {
-    const struct eb_consumer_request *call = request->job;
     struct eb_consumer_info info;
     struct eb_buf body = EB_BUF_INIT;
-    if (call->err.code != EB_OK)
-        return eb_http_fail(request, &call->err);
-    if (!eb_bus_consumer_info(request->net->bus, call->name, &info))
-        return not_found(request, call->name); /* deleted meanwhile */
+    if (!eb_bus_consumer_info(request->net->bus, name, &info))
+        return not_found(request, name);
     eb_consumer_write_info(&body, &info);
     free(info.settings);
-    return eb_http_json(request, call->created ? 201 : 200, &body);
+    return eb_http_json(request, status, &body);
+}
+
+/* Of a PUT and a seek. */
+static enum MHD_Result answer_changed(struct eb_http_request *request)
+{
+    const struct eb_consumer_request *call = request->job;
+    if (call->err.code != EB_OK)
+        return eb_http_fail(request, &call->err);
+    return answer_info(request, call->created ? 201 : 200, call->name);
 }
 
 static enum MHD_Result answer_deleted(struct eb_http_request *request)
@@ -158,20 +166,6 @@ static enum MHD_Result answer_results(struct eb_http_request *request)
     return eb_http_json(request, 200, &body);
 }
 
-static enum MHD_Result answer_seek(struct eb_http_request *request)
-{
-    const struct eb_consumer_request *call = request->job;
-    struct eb_consumer_info info;
-    struct eb_buf body = EB_BUF_INIT;
-    if (call->err.code != EB_OK)
-        return eb_http_fail(request, &call->err);
-    if (!eb_bus_consumer_info(request->net->bus, call->name, &info))
-        return not_found(request, call->name);
-    eb_consumer_write_info(&body, &info);
-    free(info.settings);
-    return eb_http_json(request, 200, &body);
-}
-
 static enum MHD_Result answer_redrive(struct eb_http_request *request)
 {
     const struct eb_consumer_request *call = request->job;
@@ -189,7 +183,7 @@ static enum MHD_Result answer_redrive(struct eb_http_request *request)
 
 enum MHD_Result eb_rest_consumer_put(struct eb_http_request *request)
 {
-    return carry_out(request, EB_CONSUMER_PUT, answer_put);
+    return carry_out(request, EB_CONSUMER_PUT, answer_changed);
 }
 
 enum MHD_Result eb_rest_consumer_delete(struct eb_http_request *request)
@@ -219,7 +213,7 @@ enum MHD_Result eb_rest_consumer_in_progress(struct eb_http_request *request)
 
 enum MHD_Result eb_rest_consumer_seek(struct eb_http_request *request)
 {
-    return carry_out(request, EB_CONSUMER_SEEK, answer_seek);
+    return carry_out(request, EB_CONSUMER_SEEK, answer_changed);
 }
 
 enum MHD_Result eb_rest_consumer_redrive(struct eb_http_request *request)
@@ -232,15 +226,9 @@ enum MHD_Result eb_rest_consumer_redrive(struct eb_http_request *request)
 enum MHD_Result eb_rest_consumer(struct eb_http_request *request)
 {
     char name[EB_CONSUMER_NAME_MAX + 1];
-    struct eb_consumer_info info;
-    struct eb_buf body = EB_BUF_INIT;
     if (eb_rest_consumer_name(request, name, &request->refused) < 0)
         return eb_http_fail(request, &request->refused);
-    if (!eb_bus_consumer_info(request->net->bus, name, &info))
-        return not_found(request, name);
-    eb_consumer_write_info(&body, &info);
-    free(info.settings);
-    return eb_http_json(request, 200, &body);
+    return answer_info(request, 200, name);
 }
 
 enum MHD_Result eb_rest_consumers(struct eb_http_request *request)
