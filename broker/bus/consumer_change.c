@@ -101,7 +101,7 @@ static void end(struct eb_change *change)
     eb_change_finish(change);
 }
 
-static void ready(struct eb_change *change)
+void eb_change_ready(struct eb_change *change)
 {
     struct eb_consumer *consumer = change->consumer;
     eb_lock_take(&consumer->lock);
@@ -158,7 +158,7 @@ static void start_put(struct eb_change *change)
     if (rc < 0 || check_push(change->all, change->settings, &change->err) < 0)
         end(change);
     else
-        ready(change);
+        eb_change_ready(change);
 }
 
 static void start_ensure(struct eb_change *change)
@@ -185,7 +185,7 @@ static void time_found(struct eb_read *read)
     } else if (read->err.code != EB_OK) {
         end(change);
     } else {
-        ready(change);
+        eb_change_ready(change);
     }
 }
 
@@ -212,14 +212,14 @@ static void start(struct eb_change *change)
         if (change->request->by_time)
             find_time(change, change->request->time_ms);
         else
-            ready(change);
+            eb_change_ready(change);
         break;
     case EB_CONSUMER_REDRIVE:
     case EB_CONSUMER_TIDY:
         eb_redrive_read(change);
         break;
     default:
-        ready(change);
+        eb_change_ready(change);
         break;
     }
 }
@@ -288,7 +288,7 @@ static void make(struct eb_change *change)
         return;
     }
     all->ids++;
-    ready(change);
+    eb_change_ready(change);
 }
 
 static void begin(struct eb_change *change)

@@ -328,6 +328,8 @@ void eb_consumer_requests_done(struct eb_consumer_request *requests, const struc
 
 /** Any thread, no lock held. */
 void eb_change_submit(struct eb_consumers *all, struct eb_consumer_request *request);
+/** All that it needs is known: into the next commit. No lock held. */
+void eb_change_ready(struct eb_change *change);
 /** Begin those that were asked for. [T] */
 void eb_changes_begin(struct eb_consumers *all);
 /** Begin the consumer's next one, when it has none. [T] */

@@ -36,17 +36,6 @@ void eb_redrive_free(struct eb_redrive *redrive)
 
 /* ---- reading a step ---- */
 
-/* It is known: into the next commit. */
-static void step_known(struct eb_change *change)
-{
-    struct eb_consumer *consumer = change->consumer;
-    eb_lock_take(&consumer->lock);
-    change->ready = true;
-    change->collected = false;
-    eb_consumer_keep_locked(consumer);
-    eb_lock_drop(&consumer->lock);
-}
-
 static void read_keys(struct eb_change *change);
 
 static void keys_read(struct eb_read *read)
@@ -73,7 +62,7 @@ static void keys_read(struct eb_read *read)
     if (redrive->keyed < redrive->count)
         read_keys(change);
     else
-        step_known(change);
+        eb_change_ready(change);
 }
 
 static void read_keys(struct eb_change *change)
@@ -122,7 +111,7 @@ static void seqs_read(struct eb_read *read)
     if (ordered && redrive->count > 0)
         read_keys(change);
     else
-        step_known(change);
+        eb_change_ready(change);
 }
 
 void eb_redrive_read(struct eb_change *change)
@@ -136,7 +125,7 @@ void eb_redrive_read(struct eb_change *change)
     }
     if (redrive == NULL) {
         eb_fail(&change->err, EB_INTERNAL, "out of memory");
-        step_known(change);
+        eb_change_ready(change);
         return;
     }
     if (is_tidy(change) && redrive->upto == 0) {
