@@ -1,6 +1,7 @@
 /*
- * worklist_internal.h - what worklist.c (states), worklist_index.c (finding, times, window) and worklist_blocks.c
- * (the form on disk) share.
+ * worklist_internal.h - what the worklist_*.c files share: worklist.c (in, out, a restart), worklist_states.c (states),
+ * worklist_answers.c (how deliveries end), worklist_index.c (finding, times, window) and worklist_blocks.c (the form on
+ * disk).
  */
 #pragma once
 
@@ -77,6 +78,31 @@ struct eb_worklist {
     uint32_t window_head, window_count, window_cap;
 };
 
+/* ---- worklist_states.c ---- */
+
+void eb_job_queue_push(struct eb_job_queue *queue, struct eb_job *job);
+void eb_job_queue_remove(struct eb_job_queue *queue, struct eb_job *job);
+/** Out of its state, and of what belongs to it; the caller gives it another one, or drops it. */
+void eb_job_leave(struct eb_worklist *list, struct eb_job *job);
+/** Into a state; the caller puts it into the queue that belongs to it, if one does. */
+void eb_job_enter(struct eb_worklist *list, struct eb_job *job, enum eb_job_state state);
+void eb_job_enter_ready(struct eb_worklist *list, struct eb_job *job, bool again);
+void eb_job_enter_waiting(struct eb_worklist *list, struct eb_job *job, int64_t at_ms);
+void eb_job_enter_dying(struct eb_worklist *list, struct eb_job *job);
+void eb_job_enter_out(struct eb_worklist *list, struct eb_job *job, struct eb_worker *worker,
+                      int64_t now_ms);
+/** Over: it leaves the list (L1), and the window moves on. */
+void eb_job_done(struct eb_worklist *list, struct eb_job *job);
+/** A delivery ended without an ack. */
+void eb_job_failed(struct eb_worklist *list, struct eb_job *job, int64_t wait_ms, int64_t now_ms);
+/** One that has just become known takes its place behind its key. 0, or -ENOMEM: it has no state then. */
+int eb_job_place(struct eb_worklist *list, struct eb_job *job, struct eb_order_key order,
+                 bool again);
+/** Is that delivery of it out? @job may be NULL. */
+bool eb_job_is_out(const struct eb_job *job, uint32_t delivery);
+
+/* ---- worklist_index.c ---- */
+
 int eb_worklist_index_create(struct eb_worklist *list);
 void eb_worklist_index_destroy(struct eb_worklist *list);
 
@@ -108,6 +134,8 @@ void eb_worklist_window_push(struct eb_worklist *list, uint64_t seq);
 void eb_worklist_window_pop(struct eb_worklist *list);
 void eb_worklist_window_clear(struct eb_worklist *list);
 bool eb_worklist_window_full(const struct eb_worklist *list);
+
+/* ---- a restart: what worklist_blocks.c reads, worklist.c takes in ---- */
 
 struct eb_job_saved {
     uint64_t seq;
