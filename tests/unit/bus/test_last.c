@@ -9,13 +9,12 @@
 
 #include <cmocka.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/bus/fake_world.h"
+#include "tests/unit/bus/join_race.h"
 
 static void publish_each(struct fake_world *w, const char *const *topics, size_t count)
 {
@@ -80,30 +79,6 @@ static void events_while_the_list_is_read_come_once(void **unused)
     fake_close(w);
 }
 
-static pthread_t committer;
-
-static void *commit_one(void *w)
-{
-    fake_commit(w, ALL);
-    return NULL;
-}
-
-/* The reader has seen the end of the log and holds the session's lock; the next commit's dispatcher comes to the lock
- * (glibc's word of a mutex is 2 when somebody waits for it). */
-static void dispatch_up_to_the_lock(struct fake_world *w, void *ctx)
-{
-    struct fake_box *box = ctx;
-    fake_publish(w, "a");
-    pthread_create(&committer, NULL, commit_one, w);
-    while (__atomic_load_n(&box->session->lock.mutex.__data.__lock, __ATOMIC_RELAXED) != 2)
-        sched_yield();
-}
-
-static void arm_after_visible(struct fake_world *w, void *ctx)
-{
-    w->after_visible = dispatch_up_to_the_lock;
-}
-
 /* ... and so do those that arrive at the very moment when the stream joins. */
 static void events_at_the_moment_of_joining_come_once(void **unused)
 {
@@ -112,10 +87,7 @@ static void events_at_the_moment_of_joining_come_once(void **unused)
     PUBLISH(w, "a", "b");
     fake_subscribe(box, "#", NEWEST);
     fake_commit(w, ALL);
-    w->during_page = arm_after_visible;
-    w->ctx = box;
-    assert_true(fake_turn(w));
-    pthread_join(committer, NULL);
+    turn_that_joins_while_one_is_dispatched(w, box);
     assert_string_equal(fake_drain_all(box), "ok#2 R1@# R2@# L2@# E3");
     fake_box_close(box);
     fake_close(w);

@@ -8,12 +8,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/bus/fake_world.h"
+#include "tests/unit/bus/join_race.h"
 
 static void publish_many(struct fake_world *w, const char *topic, int count)
 {
@@ -317,31 +317,6 @@ static void seam_join_in_the_midst_of_a_dispatch(void **unused)
     }
 }
 
-static pthread_t committer;
-
-static void *commit_one(void *arg)
-{
-    struct fake_world *w = arg;
-    fake_commit(w, ALL);
-    return NULL;
-}
-
-/* The reader has seen the old end and holds the session's lock; let the dispatcher of the next commit look at the
- * stream's state and come to the lock. glibc's word of a mutex is 2 when somebody waits for it. */
-static void dispatch_up_to_the_lock(struct fake_world *w, void *ctx)
-{
-    struct fake_box *box = ctx;
-    fake_publish(w, "a");
-    pthread_create(&committer, NULL, commit_one, w);
-    while (__atomic_load_n(&box->session->lock.mutex.__data.__lock, __ATOMIC_RELAXED) != 2)
-        sched_yield();
-}
-
-static void arm_after_visible(struct fake_world *w, void *ctx)
-{
-    w->after_visible = dispatch_up_to_the_lock;
-}
-
 /* D5: a stream that joins at the old end after the dispatcher has moved `visible` and has seen it lagging is pushed
  * to all the same. */
 static void seam_join_between_the_peek_and_the_lock(void **unused)
@@ -352,17 +327,12 @@ static void seam_join_between_the_peek_and_the_lock(void **unused)
     publish_many(w, "a", 10);
     fake_commit(w, ALL);
     fake_drain(box, ALL);
-    w->during_page = arm_after_visible;
-    w->ctx = box;
-    assert_true(fake_turn(w));
-    pthread_join(committer, NULL);
+    turn_that_joins_while_one_is_dispatched(w, box);
     assert_string_equal(fake_drain_all(box), "E9 E10 E11");
 
     fake_subscribe(box, "#", 11); /* and a replay in the same place */
     fake_commit(w, ALL);
-    w->during_page = arm_after_visible;
-    assert_true(fake_turn(w));
-    pthread_join(committer, NULL);
+    turn_that_joins_while_one_is_dispatched(w, box);
     assert_string_equal(fake_drain_all(box), "ok#11 R11@# L11@# E12");
     fake_box_close(box);
     fake_close(w);
