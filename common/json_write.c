@@ -70,31 +70,36 @@ void eb_json_write_string(struct eb_buf *out, const char *text, size_t len)
     /* In blocks, so that room for the worst case (six bytes for one) stays small. */
     const size_t block = 1024;
     const char *end = text + len;
-    char *p = eb_buf_reserve(out, 1);
+    bool first = true;
 
-    if (!p)
-        return;
-    *p = '"';
-    out->len++;
-    while (text < end) {
+    do {
         size_t n = (size_t)(end - text) < block ? (size_t)(end - text) : block;
-        p = eb_buf_reserve(out, 6 * n + 17);
+        char *begin = eb_buf_reserve(out, 6 * n + 18), *p = begin; /* and both quotes */
         if (!p)
             return;
-        out->len += (size_t)(put_escaped(p, text, text + n) - p);
+        if (first)
+            *p++ = '"';
+        p = put_escaped(p, text, text + n);
         text += n;
-    }
-    eb_buf_add(out, "\"", 1);
+        if (text == end)
+            *p++ = '"';
+        out->len += (size_t)(p - begin);
+        first = false;
+    } while (text < end);
 }
 
 char *eb_json_put_u64(char *at, uint64_t value)
 {
+    static const char pairs[] = "00010203040506070809101112131415161718192021222324"
+                                "25262728293031323334353637383940414243444546474849"
+                                "50515253545556575859606162636465666768697071727374"
+                                "75767778798081828384858687888990919293949596979899";
     char digits[20], *p = digits + sizeof(digits);
 
-    do {
-        *--p = (char)('0' + value % 10);
-        value /= 10;
-    } while (value);
+    for (; value >= 10; value /= 100)
+        memcpy(p -= 2, pairs + value % 100 * 2, 2);
+    if (value || p == digits + sizeof(digits))
+        *--p = (char)('0' + value);
     size_t len = (size_t)(digits + sizeof(digits) - p);
     memcpy(at, p, len);
     return at + len;
