@@ -459,7 +459,7 @@ size_t eb_change_writes_locked(struct eb_consumer *consumer, struct eb_change *c
             .made_ms = consumer->made_ms,
             .next = eb_worklist_next(consumer->list),
             .first_open = eb_worklist_next(consumer->list),
-            .counts = consumer->counts,
+            .counts = eb_keep_counts_locked(consumer),
         };
         consumer->stopped[0] = '\0'; /* a PUT starts it again */
         if (consumer->life == EB_CONSUMER_MAKING)

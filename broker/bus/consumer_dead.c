@@ -123,7 +123,7 @@ static const struct eb_state_write *writes_locked(struct burial *burial)
     burial->writes = calloc(EB_KEEP_WRITES(&burial->delta) + 1, sizeof(*burial->writes));
     if (burial->writes == NULL)
         return NULL;
-    consumer->counts.dead++;
+    consumer->burying++;
     size_t count = eb_keep_writes(consumer, &burial->delta, burial->writes);
     if (burial->listed)
         burial->writes[count++] =
@@ -169,14 +169,15 @@ static void bury_done(struct eb_op *op)
     bool ok = op->err.code == EB_OK && burial->writes != NULL;
     eb_lock_take(&consumer->lock);
     consumer->burials--;
+    consumer->burying -= burial->writes != NULL;
     bool current = burial->gen == consumer->gen;
     if (ok) {
+        consumer->counts.dead++;
         consumer->dead_waiting += burial->listed;
         if (current) /* else a seek came behind it */
             eb_worklist_buried(consumer->list, burial->seq, true);
         eb_consumer_changed_locked(consumer);
     } else {
-        consumer->counts.dead -= burial->writes != NULL;
         if (burial->collected && current)
             eb_worklist_uncollect(consumer->list, &burial->delta);
         put_off_locked(burial, true);

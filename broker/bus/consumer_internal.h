@@ -126,8 +126,9 @@ struct eb_consumer {
     bool was_stopped;                      /* [K] committed */
     struct eb_worklist *list;              /* [K] */
     uint64_t gen; /* [K] changes with seek: what belongs to an older one is dropped */
-    struct eb_consumer_cache cache;           /* [K] */
-    struct eb_state_counts counts;            /* [K] kept on disk */
+    struct eb_consumer_cache cache; /* [K] */
+    struct eb_state_counts counts;  /* [K] kept on disk */
+    uint32_t burying; /* [K] letters in a commit under way: written as dead, not in `counts` yet */
     uint64_t delivered, acked;                /* [K] since the start */
     uint64_t dead_waiting;                    /* [K] */
     struct eb_reason *reasons, **reasons_end; /* [K] of those that are dying by `term` */
@@ -320,6 +321,8 @@ void eb_consumer_keep_locked(struct eb_consumer *consumer);
 size_t eb_keep_writes(struct eb_consumer *consumer, const struct eb_worklist_delta *delta,
                       struct eb_state_write *at);
 #define EB_KEEP_WRITES(delta) ((delta)->count + 4)
+/** The counts as they will be when what has been collected is committed. */
+struct eb_state_counts eb_keep_counts_locked(const struct eb_consumer *consumer);
 /** A request has ended: `done`, and it is no longer open in its session. No lock held but the commit lock. */
 void eb_consumer_request_done(struct eb_consumer_request *request);
 void eb_consumer_requests_done(struct eb_consumer_request *requests, const struct eb_error *err);

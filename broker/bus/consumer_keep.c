@@ -42,6 +42,13 @@ void eb_consumer_requests_done(struct eb_consumer_request *requests, const struc
 
 /* ---- the writes ---- */
 
+struct eb_state_counts eb_keep_counts_locked(const struct eb_consumer *consumer)
+{
+    struct eb_state_counts counts = consumer->counts;
+    counts.dead += consumer->burying;
+    return counts;
+}
+
 size_t eb_keep_writes(struct eb_consumer *consumer, const struct eb_worklist_delta *delta,
                       struct eb_state_write *at)
 {
@@ -57,7 +64,7 @@ size_t eb_keep_writes(struct eb_consumer *consumer, const struct eb_worklist_del
                                 .consumer = consumer->id,
                                 .next = delta->next,
                                 .first_open = delta->first_open,
-                                .counts = consumer->counts,
+                                .counts = eb_keep_counts_locked(consumer),
                                 .stopped = consumer->stopped[0] != '\0' ? consumer->stopped : NULL};
     return count;
 }

@@ -100,6 +100,10 @@ size_t fake_commit(struct fake_world *world, size_t ops)
     }
     if (count == 0)
         return 0;
+    void (*during)(struct fake_world *, void *) = world->during_commit;
+    world->during_commit = NULL;
+    if (during != NULL)
+        during(world, world->ctx);
     world->fail_commit = false;
     world->first_try = 0;
     fake.queue = op;

@@ -25,6 +25,8 @@ struct fake_world {
     bool bundles;     /* of boxes made from now on: a frame may hold the words of several events */
     size_t page_rows; /* rows looked at in one page; 0: no bound */
     void (*during_page)(struct fake_world *world, void *ctx); /* once, after the page was read */
+    /* Once, when a commit has collected what it holds and is not committed yet. */
+    void (*during_commit)(struct fake_world *world, void *ctx);
     /* Once, after somebody has looked at eb_bus_visible and before he acts on it: maybe under a session's lock. */
     void (*after_visible)(struct fake_world *world, void *ctx);
     void *ctx;

@@ -165,6 +165,53 @@ static void a_failed_burial_is_tried_again(void **state)
     fake_close(w);
 }
 
+static void look_at_dead(struct fake_world *w, void *ctx)
+{
+    *(uint64_t *)ctx = info_of(w, "c").dead;
+}
+
+static int kept_consumer(void *ctx, const struct eb_state_consumer *row)
+{
+    *(uint64_t *)ctx = row->counts.dead;
+    return 0;
+}
+
+static int kept_block(void *ctx, uint64_t consumer, uint64_t number, const uint8_t *data,
+                      size_t len)
+{
+    return 0;
+}
+
+/* `dead` counts a letter from its commit on, not before; what that commit keeps has all the letters in it. */
+static void a_dead_letter_is_counted_with_its_commit(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    uint64_t before = UINT64_MAX, kept = 0;
+    struct eb_state_loader loader = {.ctx = &kept, .consumer = kept_consumer, .block = kept_block};
+    make(w, "c", "{\"patterns\":[\"t\"],\"from\":\"all\"}");
+    publish(w, "t", 2);
+    struct hand *a = attach(w, "c", 0);
+    assert_string_equal(given(a), "1 2");
+    uint64_t seqs[2] = {1, 2};
+    enum eb_job_result results[2];
+    struct asked_consumer asked = {
+        .request = {
+            .verb = EB_CONSUMER_TERM, .name = "c", .seqs = seqs, .count = 2, .results = results}};
+    ask(w, &asked);
+    fake_commit(w, ALL);
+    fake_round(w);
+    assert_true(fake_read(w));
+    w->ctx = &before;
+    w->during_commit = look_at_dead;
+    fake_commit(w, ALL);
+    assert_int_equal(before, 0);
+    assert_int_equal(info_of(w, "c").dead, 2);
+    assert_int_equal(eb_store_load_state(NULL, &loader), 0);
+    assert_int_equal(kept, 2);
+    leave(a, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* A crash between a term and its dead letter loses neither the term nor the event. */
 static void a_term_survives_a_restart(void **state)
 {
@@ -526,6 +573,7 @@ int main(void)
         cmocka_unit_test(term_gives_up_at_once_and_says_why),
         cmocka_unit_test(an_ack_before_the_burial_wins),
         cmocka_unit_test(a_failed_burial_is_tried_again),
+        cmocka_unit_test(a_dead_letter_is_counted_with_its_commit),
         cmocka_unit_test(a_term_survives_a_restart),
         cmocka_unit_test(redrive_gives_the_dead_letter_to_its_consumer),
         cmocka_unit_test(a_redriven_dead_letter_keeps_its_key),
