@@ -20,7 +20,8 @@
 #include <unistd.h>
 
 #define COUNTED(X)                                                                                 \
-    X(allocations) X(locks) X(signals) X(receives) X(sends) X(polls) X(file_reads) X(file_writes) X(syncs)
+    X(allocations)                                                                                 \
+    X(locks) X(signals) X(receives) X(sends) X(polls) X(file_reads) X(file_writes) X(syncs)
 
 enum {
 #define X(name) name,
@@ -92,14 +93,19 @@ HAND_ON(signals, int, pthread_cond_broadcast, (pthread_cond_t * cond), (cond))
 HAND_ON(receives, ssize_t, recv, (int fd, void *buf, size_t len, int flags), (fd, buf, len, flags))
 HAND_ON(receives, ssize_t, recvmsg, (int fd, struct msghdr *msg, int flags), (fd, msg, flags))
 HAND_ON(receives, ssize_t, read, (int fd, void *buf, size_t len), (fd, buf, len))
-HAND_ON(sends, ssize_t, send, (int fd, const void *buf, size_t len, int flags), (fd, buf, len, flags))
+HAND_ON(sends, ssize_t, send, (int fd, const void *buf, size_t len, int flags),
+        (fd, buf, len, flags))
 HAND_ON(sends, ssize_t, sendmsg, (int fd, const struct msghdr *msg, int flags), (fd, msg, flags))
 HAND_ON(sends, ssize_t, write, (int fd, const void *buf, size_t len), (fd, buf, len))
 HAND_ON(sends, ssize_t, writev, (int fd, const struct iovec *iov, int n), (fd, iov, n))
 HAND_ON(polls, int, poll, (struct pollfd * fds, nfds_t n, int timeout), (fds, n, timeout))
-HAND_ON(polls, int, epoll_wait, (int fd, struct epoll_event *events, int n, int timeout), (fd, events, n, timeout))
-HAND_ON(file_reads, ssize_t, pread64, (int fd, void *buf, size_t len, off64_t at), (fd, buf, len, at))
-HAND_ON(file_writes, ssize_t, pwrite64, (int fd, const void *buf, size_t len, off64_t at), (fd, buf, len, at))
-HAND_ON(file_writes, ssize_t, pwritev, (int fd, const struct iovec *iov, int n, off_t at), (fd, iov, n, at))
+HAND_ON(polls, int, epoll_wait, (int fd, struct epoll_event *events, int n, int timeout),
+        (fd, events, n, timeout))
+HAND_ON(file_reads, ssize_t, pread64, (int fd, void *buf, size_t len, off64_t at),
+        (fd, buf, len, at))
+HAND_ON(file_writes, ssize_t, pwrite64, (int fd, const void *buf, size_t len, off64_t at),
+        (fd, buf, len, at))
+HAND_ON(file_writes, ssize_t, pwritev, (int fd, const struct iovec *iov, int n, off_t at),
+        (fd, iov, n, at))
 HAND_ON(syncs, int, fdatasync, (int fd), (fd))
 HAND_ON(syncs, int, fsync, (int fd), (fd))
