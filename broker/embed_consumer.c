@@ -24,6 +24,7 @@ static int ask(eb_broker *broker, const char *name, struct eb_consumer_request *
         return -1;
     snprintf(request->name, sizeof request->name, "%s", name);
     request->done = done;
+    /* cppcheck-suppress autoVariables ; it is used until `done`, which is waited for below */
     request->user = &wait;
     eb_embed_wait_init(&wait);
     eb_bus_consumer(broker->bus, request);

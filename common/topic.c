@@ -190,6 +190,7 @@ static bool is_word(struct word word, char c)
 
 int eb_pattern_parse(struct eb_pattern *ret, const char *text, size_t len, struct eb_error *err)
 {
+    /* cppcheck-suppress ctuuninitvar ; it is filled when something is wrong, not read */
     struct blame b = {"pattern", EB_INVALID_PATTERN, err, {text, len}};
     struct word rest = b.text, word;
     struct eb_pattern pattern = {.literal = 0};
