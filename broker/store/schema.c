@@ -362,11 +362,11 @@ static enum eb_file_kind judge(const struct look *look, const char *path, struct
         return EB_FILE_NEWER;
     }
     if (look->application_id == 0 && look->version == 0 && look->old_tables) {
-        /* The command must fit as well. */
+        /* The command must fit as well: sizeof err->message, less what stands around the two names. */
         eb_fail(err, EB_INTERNAL,
                 "%.120s is a file of prk_eventbus 0.1, left as it is; take it over: "
                 "eventbusd --import %s --db NEW",
-                path, strlen(path) > 85 ? "OLD" : path);
+                path, strlen(path) > 75 ? "OLD" : path);
         return EB_FILE_OLD_EVENTBUS;
     }
     if (look->application_id == 0 && look->version == 0 && look->objects == 0)
