@@ -370,14 +370,14 @@ def test_control_frames_are_answered_while_a_message_waits_for_room(start_broker
         message = b"".join(struct.pack("<IBBHQ", 8, 0x3F, 0, 0, i) for i in range(1, 30001))
         ws.send_frame(BINARY, message)
         ws.send_frame(9, b"alive?")
-        refusals = ponged_at = 0
+        refusals, ponged_at = 0, None
         while refusals < 30000:
             opcode, payload = ws.frame()
             if opcode == BINARY:
                 refusals += len(bin.decode(payload))
             elif opcode == 10:
                 ponged_at = refusals
-        assert 0 < ponged_at < 30000
+        assert ponged_at is not None and ponged_at < 30000  # it may overtake the first answers, too
 
 
 def test_messages_in_fragments_and_single_bytes_are_joined(ws):
