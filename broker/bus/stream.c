@@ -252,6 +252,14 @@ static size_t at_least_one(size_t bound, size_t used, size_t most)
     return left < most ? left : most;
 }
 
+/* No page is of use to another stream. */
+static bool reads_alone(struct eb_bus *bus)
+{
+    return atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) +
+               atomic_load_explicit(&bus->counters.replaying, memory_order_relaxed) <
+           2;
+}
+
 /* False: nothing is to be read now; the stream is out of the pool. */
 static bool turn_begin(struct turn *turn)
 {
@@ -286,7 +294,7 @@ static bool turn_begin(struct turn *turn)
         .upto = eb_bus_visible(session->bus),
         .pending_only = turn->sub != NULL && turn->sub->pending_only,
         .all_there_is = turn->sub != NULL && turn->sub->all_there_is,
-        .passing = true,
+        .passing = session->ops->events != NULL && reads_alone(session->bus),
         .max_events = at_least_one(events, session->events, EB_PAGE_EVENTS),
         .max_bytes = at_least_one(bytes, session->event_bytes, EB_PAGE_BYTES),
     };
@@ -297,7 +305,7 @@ out:
     return go;
 }
 
-/* What the page has looked at whole, for the others that read (shared.c). */
+/* What the page has looked at whole, for the others that read (shared.c). What only passes would keep its neighbours. */
 static void share_page(struct turn *turn, uint64_t deletions)
 {
     struct eb_page *page = &turn->page;
@@ -305,10 +313,8 @@ static void share_page(struct turn *turn, uint64_t deletions)
     struct eb_event *events[EB_PAGE_EVENTS];
     uint64_t to = page->next <= turn->request.upto ? page->next : turn->request.upto + 1;
     uint32_t count = 0;
-    if (page->whole_from == 0 || page->whole_from >= to ||
-        atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) +
-                atomic_load_explicit(&bus->counters.replaying, memory_order_relaxed) <
-            2)
+    if (turn->request.passing || page->whole_from == 0 || page->whole_from >= to ||
+        reads_alone(bus))
         return;
     for (size_t i = 0; i < page->count && count < EB_PAGE_EVENTS; i++) {
         if (page->items[i].event != NULL && page->items[i].event->seq >= page->whole_from)
