@@ -32,8 +32,8 @@ static const char *const keep_sql[STATEMENTS] = {
     " stopped) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT(id) DO UPDATE SET"
     " name = ?2, settings = ?3, made = ?4, next = ?5, first_open = ?6, redelivered = ?7,"
     " dead = ?8, lost = ?9, stopped = ?10",
-    "UPDATE consumers SET next = ?5, first_open = ?6, redelivered = ?7, dead = ?8, lost = ?9,"
-    " stopped = ?10 WHERE id = ?1",
+    ("UPDATE consumers SET next = ?5, first_open = ?6, redelivered = ?7, dead = ?8, lost = ?9,"
+     " stopped = ?10 WHERE id = ?1"),
     "DELETE FROM consumers WHERE id = ?1",
     "INSERT OR REPLACE INTO open_blocks(consumer, block, data) VALUES(?1, ?2, ?3)",
     "DELETE FROM open_blocks WHERE consumer = ?1 AND block = ?2",
