@@ -87,6 +87,10 @@ class Broker:
         for line in stream:
             self.log.append(line)
 
+    def said(self, *words):
+        """The first line of its log that has all of these: it is written when we look, but maybe not read yet."""
+        return wait_for(lambda: next((line for line in list(self.log) if all(word in line for word in words)), None), what=f"a line with {words} in the log")
+
     # ---- where ----
     @property
     def port(self):
