@@ -41,7 +41,8 @@ static void answer_one_locked(struct eb_consumer *consumer, struct eb_consumer_r
 static bool answer_locked(struct eb_consumer *consumer, struct eb_consumer_request *request)
 {
     int64_t now = eb_consumers_now();
-    bool ok = false, acts = request->verb != EB_CONSUMER_ACK;
+    bool keep = request->verb == EB_CONSUMER_KEEP;
+    bool ok = keep, acts = !keep && request->verb != EB_CONSUMER_ACK;
     uint32_t open = eb_worklist_open(consumer->list);
     if (consumer->life != EB_CONSUMER_THERE) {
         eb_fail(&request->err, EB_NOT_FOUND, "there is no consumer %s", request->name);

@@ -14,8 +14,9 @@
  *      encoder runs under it.
  * (K2) One thread, `eb-consumer`, hands out and keeps the time, for all consumers: it has the list of those that have
  *      something to do and the heap of their times. Whoever gives it something to do only puts the consumer on the list.
- * (K3) A request is answered after the commit that holds what it changed. Deliveries are kept lazily: their counts go
- *      with the next state op, at the latest EB_CONSUMER_LAZY_MS after them.
+ * (K3) A request is answered after the commit that holds what it changed; a fetch too, with the deliveries that are its
+ *      answer (EB_CONSUMER_KEEP). Other deliveries are kept lazily: their counts go with the next state op, at the latest
+ *      EB_CONSUMER_LAZY_MS after them.
  * (K4) What is out belongs to one worker. A worker is the transport's: a WebSocket, a waiting fetch, a webhook's slot, a
  *      thread of the embedding program.
  * (K5) A dead letter is a publish of the broker's own whose `collect` ends the original in the same transaction.
@@ -95,6 +96,7 @@ enum eb_consumer_verb {
     EB_CONSUMER_NACK,
     EB_CONSUMER_TERM,
     EB_CONSUMER_IN_PROGRESS,
+    EB_CONSUMER_KEEP, /* changes nothing: answered when all that stands by now is kept, deliveries too */
 };
 
 /*

@@ -1,7 +1,7 @@
 /*
  * rest_fetch.c - POST /v1/consumers/{name}/fetch: a worker of the consumer for the length of one request.
  *
- *   parsed -> suspended -> attached -> begun ... deliver, deliver, flush -> ended -> resumed -> answered -> sent -> left
+ *   parsed -> suspended -> attached -> begun ... deliver, deliver, flush -> kept -> resumed -> answered -> sent -> left
  *
  * (F1) `ended` is set once, by whoever comes first: enough events (flush, deliver), the time (expired), the consumer
  *      (released), the broker's end (eb_fetch_stop). Nothing is taken any more then. Whoever is the last at work on it
@@ -9,7 +9,9 @@
  * (F2) The worker is left when the request is completed, since only then it is known whether the answer went out:
  *      else what it held goes back uncounted.
  * (F3) A peer that has closed would take no answer; a kernel takes one for it gladly. So its socket is looked at before
- *      an event is taken, and before the answer is given.
+ *      an event is taken, and before the answer is given; and the kernel is given no room for a large answer as a whole.
+ * (F4) The answer waits for the commit that holds its deliveries: an ack of one is `ok` also if the broker was killed
+ *      meanwhile. The first event takes a hold for it; the end of the run (flush), or of the worker, asks for it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,6 +26,7 @@
 #define WAIT_MS      5000
 #define WAIT_MAX_S   60
 #define ANSWER_BYTES (4u * 1024 * 1024)
+#define SEND_BUFFER  (128 * 1024) /* F3 */
 
 /* [I] immutable once suspended  [F] lock  [N] the net's fetches_lock */
 struct eb_fetch {
@@ -39,8 +42,10 @@ struct eb_fetch {
     struct eb_buf events;                /* [F] as they go into the answer */
     uint32_t count;                      /* [F] */
     unsigned holds; /* [F] who are at work on it: nobody resumes before they are through */
-    bool ended, resumed, gone; /* [F] F1; F3 */
-    struct eb_error err;       /* [F] the answer in place of events, unless EB_OK */
+    bool ended, resumed, gone;       /* [F] F1; F3 */
+    bool unkept;                     /* [F] F4: the hold is there, and nobody has asked yet */
+    struct eb_consumer_request keep; /* F4 */
+    struct eb_error err;             /* [F] the answer in place of events, unless EB_OK */
 };
 
 /* ---- the peer ---- */
@@ -96,7 +101,10 @@ static bool add_locked(struct eb_fetch *fetch, const struct eb_event *event, uin
         out->len = before;
         return false;
     }
-    fetch->count++;
+    if (fetch->count++ == 0) { /* F4 */
+        fetch->unkept = true;
+        fetch->holds++;
+    }
     return true;
 }
 
@@ -131,6 +139,33 @@ static bool fetch_deliver(void *user, struct eb_event *event, uint32_t delivery)
     return taken;
 }
 
+/* Also when it could not be kept: then a crash gives these events once more. */
+static void kept(struct eb_consumer_request *keep)
+{
+    struct eb_fetch *fetch = keep->user;
+
+    eb_lock_take(&fetch->lock);
+    fetch->holds--;
+    bool first = resumes_locked(fetch);
+    eb_lock_drop(&fetch->lock);
+    resume(fetch, first);
+}
+
+/* F4. No lock held. */
+static void ask_to_keep(struct eb_fetch *fetch)
+{
+    eb_lock_take(&fetch->lock);
+    bool ask = fetch->unkept;
+    fetch->unkept = false;
+    eb_lock_drop(&fetch->lock);
+    if (!ask)
+        return;
+    fetch->keep =
+        (struct eb_consumer_request){.verb = EB_CONSUMER_KEEP, .done = kept, .user = fetch};
+    memcpy(fetch->keep.name, fetch->name, sizeof(fetch->name));
+    eb_bus_consumer(fetch->request->net->bus, &fetch->keep);
+}
+
 static void fetch_flush(void *user)
 {
     struct eb_fetch *fetch = user;
@@ -140,6 +175,8 @@ static void fetch_flush(void *user)
     bool first = resumes_locked(fetch);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);
+    if (!first)
+        ask_to_keep(fetch);
 }
 
 static size_t fetch_room(void *user)
@@ -166,6 +203,8 @@ static void fetch_released(void *user, const char *reason)
         eb_fail(&fetch->err, EB_CONFLICT, "consumer %s calls a webhook from now on", fetch->name);
     eb_lock_drop(&fetch->lock);
     resume(fetch, first);
+    if (!first)
+        ask_to_keep(fetch);
 }
 
 static void fetch_expired(void *user)
@@ -273,6 +312,8 @@ static struct eb_fetch *new_fetch(struct eb_http_request *request)
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     fetch->fd = info ? info->connect_fd : -1;
+    if (fetch->fd >= 0)
+        (void)setsockopt(fetch->fd, SOL_SOCKET, SO_SNDBUF, &(int){SEND_BUFFER}, sizeof(int));
     fetch->request = request;
     fetch->wait_ms = WAIT_MS;
     fetch->holds = 1; /* until attach is through */

@@ -281,3 +281,17 @@ def test_many_consumers_cost_little_at_the_start(start_broker):
     assert len(shown) == 200
     broker.publish("t77.x", b"1")
     assert seqs(Consumer(broker, "c77", make=False).fetch()) == [1]
+
+
+def test_the_deliveries_of_an_answered_fetch_are_known_after_a_kill(broker):
+    """A fetch is answered behind the commit that holds its deliveries: killed at once, an ack of one of them is `ok`."""
+    consumer = Consumer(broker, "c", patterns=["job.*"], **{"from": "all"})
+    for round in range(10):
+        seqs = publish_many(broker, "job.a", 3)
+        given = [(e["seq"], e["delivery"]) for e in consumer.fetch(max=3, wait=5)]
+        broker.kill()
+        assert given == [(seq, 1) for seq in seqs]
+        broker.start()
+        assert consumer.ack(seqs[0]) == "ok"
+        assert [(e["seq"], e["delivery"]) for e in consumer.fetch(max=3, wait=5)] == [(seq, 2) for seq in seqs[1:]]
+        assert consumer.judge("ack", *seqs[1:]).json["results"] == [{"seq": seq, "result": "ok"} for seq in seqs[1:]]
