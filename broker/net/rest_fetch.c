@@ -328,9 +328,10 @@ static void attach(struct eb_fetch *fetch)
 {
     struct eb_net *net = fetch->request->net;
     struct eb_error err = {.code = EB_OK};
+    int64_t until = eb_mono_ms() + fetch->wait_ms + (fetch->wait_ms > 0); /* the clock is cut */
 
-    if (eb_consumer_attach(net->bus, fetch->name, &fetch_ops, fetch, fetch->max,
-                           eb_mono_ms() + fetch->wait_ms, false, &fetch->worker, &err) == 0) {
+    if (eb_consumer_attach(net->bus, fetch->name, &fetch_ops, fetch, fetch->max, until, false,
+                           &fetch->worker, &err) == 0) {
         fetch->listed = true;
         enlist(net, fetch);
         eb_consumer_begin(fetch->worker);

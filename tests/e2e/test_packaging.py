@@ -139,7 +139,7 @@ def declared(installed, header):
 def test_a_library_shows_what_its_headers_declare_and_nothing_else(installed, libdir, library, headers):
     shown = set(output("nm", "-D", "--defined-only", "--format=just-symbols", libdir / f"{library}.so").split())
     assert shown == set().union(*(declared(installed, header) for header in headers))
-    assert f"[{library}.so.0]" in output("readelf", "-d", libdir / f"{library}.so")
+    assert f"[{library}.so.1]" in output("readelf", "-d", libdir / f"{library}.so")
 
 
 def test_what_is_installed(installed, libdir):
@@ -164,7 +164,7 @@ def test_a_client_builds_with_pkg_config(broker, flags, libdir, tmp_path, compil
         chosen = ["-l:libeventbus.a" if flag == "-leventbus" else flag for flag in chosen]
     output(compiler, "-Wall", "-Werror", source, "-o", tmp_path / "client", *chosen)
     env = {**os.environ, "LD_LIBRARY_PATH": str(libdir)} if link == "shared" else os.environ
-    assert ("libeventbus.so.0" in output("ldd", tmp_path / "client", env=env)) == (link == "shared")
+    assert ("libeventbus.so.1" in output("ldd", tmp_path / "client", env=env)) == (link == "shared")
     assert output(tmp_path / "client", broker.ws_url, env=env).endswith(" 1\n")
     assert broker.events()[0]["payload"] == "hello"
 
