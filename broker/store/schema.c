@@ -350,6 +350,9 @@ close:
     return result;
 }
 
+#define OLD_SAYS " is a file of prk_eventbus 0.1, left as it is; take it over: eventbusd --import "
+#define OLD_DO   " --db NEW"
+
 static enum eb_file_kind judge(const struct look *look, const char *path, struct eb_error *err)
 {
     if (look->application_id == EB_APPLICATION_ID) {
@@ -362,11 +365,10 @@ static enum eb_file_kind judge(const struct look *look, const char *path, struct
         return EB_FILE_NEWER;
     }
     if (look->application_id == 0 && look->version == 0 && look->old_tables) {
-        /* The command must fit as well: sizeof err->message, less what stands around the two names. */
-        eb_fail(err, EB_INTERNAL,
-                "%.120s is a file of prk_eventbus 0.1, left as it is; take it over: "
-                "eventbusd --import %s --db NEW",
-                path, strlen(path) > 75 ? "OLD" : path);
+        /* The command must fit as well: the name in front of it is what is cut. */
+        const char *name = strlen(path) > 85 ? "OLD" : path;
+        int room = (int)(sizeof(err->message) - sizeof(OLD_SAYS) - sizeof(OLD_DO) - strlen(name));
+        eb_fail(err, EB_INTERNAL, "%.*s" OLD_SAYS "%s" OLD_DO, room, path, name);
         return EB_FILE_OLD_EVENTBUS;
     }
     if (look->application_id == 0 && look->version == 0 && look->objects == 0)
