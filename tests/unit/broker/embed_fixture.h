@@ -15,13 +15,14 @@
 #include "broker/include/eventbus/broker.h"
 #include "tests/unit/common/claim.h"
 
-enum { SEEN_MAX = 8192, PATIENCE_S = 60 };
+enum { PATIENCE_S = 60 };
 
 struct seen {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     size_t count, gaps, lives;
-    uint64_t seqs[SEEN_MAX];
+    uint64_t *seqs; /* count of them, in room for seqs_room: a fast machine is asked no limit */
+    size_t seqs_room;
     uint64_t gap_to, live_at;
     char reason[32], last[256];
     bool held; /* callbacks wait while it is set */
@@ -112,6 +113,7 @@ static inline void seen_free(struct seen *seen)
 {
     pthread_mutex_destroy(&seen->lock);
     pthread_cond_destroy(&seen->cond);
+    free(seen->seqs);
     free(seen);
 }
 
@@ -123,9 +125,13 @@ static inline void on_event(void *user, const eb_message *message)
     pthread_cond_broadcast(&seen->cond);
     while (seen->held)
         pthread_cond_wait(&seen->cond, &seen->lock);
-    if (seen->count < SEEN_MAX)
-        seen->seqs[seen->count] = message->seq;
-    seen->count++;
+    if (seen->count == seen->seqs_room) {
+        seen->seqs_room = seen->seqs_room ? 2 * seen->seqs_room : 64;
+        seen->seqs = realloc(seen->seqs, seen->seqs_room * sizeof *seen->seqs);
+        if (!seen->seqs)
+            abort();
+    }
+    seen->seqs[seen->count++] = message->seq;
     snprintf(seen->last, sizeof seen->last, "%s %.*s %s", message->topic, (int)message->payload_len,
              (const char *)message->payload, message->headers ? message->headers : "");
     seen->inside = false;

@@ -5,13 +5,15 @@
 
 #define BILLING "{\"patterns\":[\"order.*\"],\"from\":\"all\",\"ack_wait\":30}"
 
+enum { DESK_MAX = 8192 }; /* more than any test here publishes */
+
 /* What a worker was given, and what it says to it. */
 struct desk {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     size_t count, released;
-    uint64_t seqs[SEEN_MAX];
-    uint32_t numbers[SEEN_MAX];
+    uint64_t seqs[DESK_MAX];
+    uint32_t numbers[DESK_MAX];
     eb_broker_verdict verdict;
     uint64_t odd; /* this seq gets `odd_verdict` at its first delivery */
     eb_broker_verdict odd_verdict;
@@ -44,6 +46,8 @@ static eb_broker_verdict on_job(void *user, const eb_message *message, eb_broker
     while (desk->held)
         pthread_cond_wait(&desk->cond, &desk->lock);
     desk->inside = false;
+    if (desk->count == DESK_MAX)
+        abort();
     desk->seqs[desk->count] = message->seq;
     desk->numbers[desk->count++] = delivery->number;
     eb_broker_verdict verdict =
