@@ -21,6 +21,9 @@
  * (D8) Sessions that want the same events are given the same bundles (bundle.c). A bundle is pushed whole or not at
  *      all, and only to a session for which it cannot matter which event is looked at: all its subscriptions in
  *      question live from before the first event. For the others, and for what does not fit, it goes event by event.
+ * (D9) While nobody subscribes to anything an event is not looked at: a segment that begins with the table empty is quiet
+ *      to its end, since who subscribes does it between two segments. Else what was heard of its topic before may do
+ *      (known.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -67,9 +70,13 @@ struct plan {
     struct bundle bundles[EB_SEGMENT_EVENTS];
 };
 
-struct eb_dispatch {                            /* [C] scratch, reused */
-    struct eb_event *events[EB_SEGMENT_EVENTS]; /* one reference each */
+struct eb_dispatch { /* [C] scratch, reused */
+    struct eb_event
+        *events[EB_SEGMENT_EVENTS]; /* one reference each; none of a quiet segment (D9) */
     uint32_t count;
+    uint32_t quiet; /* events of a quiet segment */
+    uint64_t last;  /* seq, of the segment's last event */
+    struct eb_known *known;
     struct eb_op *done;
     struct eb_op **done_end;
     struct group groups[EB_SEGMENT_EVENTS];
@@ -88,8 +95,10 @@ struct eb_dispatch {                            /* [C] scratch, reused */
 int eb_dispatch_create(struct eb_dispatch **ret)
 {
     struct eb_dispatch *d = calloc(1, sizeof(*d));
-    if (d == NULL)
+    if (d == NULL || eb_known_create(&d->known) < 0) {
+        free(d);
         return -ENOMEM;
+    }
     d->done_end = &d->done;
     *ret = d;
     return 0;
@@ -99,6 +108,7 @@ void eb_dispatch_destroy(struct eb_dispatch *d)
 {
     if (d == NULL)
         return;
+    eb_known_destroy(d->known);
     free(d->pushes);
     free(d);
 }
@@ -382,6 +392,7 @@ static void push_gathered(struct eb_dispatch *d)
     if (d->group_count > 0)
         memset(d->places, 0, sizeof(d->places));
     d->group_count = 0;
+    eb_known_next_round(d->known);
 }
 
 static bool pushes_reserve(struct eb_dispatch *d, uint32_t more)
@@ -438,8 +449,15 @@ static uint32_t match_count(const struct eb_match *match)
     return match != NULL ? match->count : 0;
 }
 
+static void join(struct eb_dispatch *d, struct group *group, uint32_t index)
+{
+    group->set[index / 64] |= (uint64_t)1 << (index % 64);
+    d->group_of[index] = (uint16_t)(group - d->groups);
+}
+
 /* Put the event into the group of its answers, a new one if need be. Takes over their references. False: no memory. */
-static bool group_event(struct eb_dispatch *d, struct eb_match *match[2], uint32_t index)
+static bool group_event(struct eb_dispatch *d, uint64_t added, struct eb_match *match[2],
+                        uint32_t index)
 {
     uint32_t count = match_count(match[0]) + match_count(match[1]), place = 0;
     struct group *group = group_find(d, match, &place);
@@ -459,23 +477,26 @@ static bool group_event(struct eb_dispatch *d, struct eb_match *match[2], uint32
         eb_match_unref(match[0]);
         eb_match_unref(match[1]);
     }
-    group->set[index / 64] |= (uint64_t)1 << (index % 64);
-    d->group_of[index] = (uint16_t)(group - d->groups);
+    eb_known_put(d->known, added, d->events[index]->topic, d->events[index]->topic_len,
+                 (int)(group - d->groups));
+    join(d, group, index);
     return true;
 }
 
-static void gather_event(struct eb_bus *bus, struct eb_dispatch *d, uint32_t index)
+/* Ask the table. */
+static void match_event(struct eb_bus *bus, struct eb_dispatch *d, uint32_t index)
 {
     struct eb_event *event = d->events[index];
+    uint64_t added = eb_table_added(bus->table);
     struct eb_match *match[2] = {NULL, NULL};
     int rc = 0;
-    if (event->ttl > 0 && eb_event_expired(event, d->now_ms))
-        return;
     for (int wild = 0; wild < 2 && rc == 0; wild++)
         rc = eb_table_match(bus->table, wild, event->topic, event->topic_len, &match[wild]);
-    if (rc == 0 && match[0] == NULL && match[1] == NULL)
+    if (rc == 0 && match[0] == NULL && match[1] == NULL) {
+        eb_known_put(d->known, added, event->topic, event->topic_len, EB_KNOWN_NOBODY);
         return;
-    if (rc == 0 && group_event(d, match, index))
+    }
+    if (rc == 0 && group_event(d, added, match, index))
         return;
     push_gathered(d);
     eb_match_unref(match[0]);
@@ -483,21 +504,39 @@ static void gather_event(struct eb_bus *bus, struct eb_dispatch *d, uint32_t ind
     lag_all(bus, event->seq - 1);
 }
 
+static void gather_events(struct eb_bus *bus, struct eb_dispatch *d)
+{
+    uint64_t added = eb_table_added(bus->table), hits = 0;
+    for (uint32_t i = 0; i < d->count; i++) {
+        struct eb_event *event = d->events[i];
+        if (event->ttl > 0 && eb_event_expired(event, d->now_ms))
+            continue;
+        int group = eb_known_find(d->known, added, event->topic, event->topic_len);
+        if (group == EB_KNOWN_NOT) {
+            match_event(bus, d, i);
+            continue;
+        }
+        hits++;
+        if (group >= 0)
+            join(d, &d->groups[group], i);
+    }
+    eb_count(bus->counters.match_hits, hits);
+}
+
 /* Who has just begun to lag, or is nearly through, finds in memory what was announced now (shared.c). */
 static void share_segment(struct eb_bus *bus, struct eb_dispatch *d)
 {
-    uint64_t first = d->events[0]->seq, last = d->events[d->count - 1]->seq;
     if (atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) == 0)
         eb_bus_share_rest(bus);
-    else if (!eb_store_in_memory(bus->store) && eb_shared_near(bus->shared, last))
-        eb_shared_add(bus->shared, eb_store_deletions(bus->store), first, last + 1, d->events,
-                      d->count);
+    else if (d->count > 0 && !eb_store_in_memory(bus->store) &&
+             eb_shared_near(bus->shared, d->last))
+        eb_shared_add(bus->shared, eb_store_deletions(bus->store), d->events[0]->seq, d->last + 1,
+                      d->events, d->count);
 }
 
-static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
+/* D3 */
+static void answer(struct eb_bus *bus, struct eb_dispatch *d)
 {
-    if (d->count > 0)
-        atomic_store_explicit(&bus->visible, d->events[d->count - 1]->seq, memory_order_release);
     struct eb_op *done = d->done;
     d->done = NULL;
     d->done_end = &d->done;
@@ -507,17 +546,26 @@ static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
         done->done(done); /* may free it */
     }
     eb_bus_settle(bus);
-    if (d->count == 0)
+}
+
+static void flush_segment(struct eb_bus *bus, struct eb_dispatch *d)
+{
+    bool events = d->count > 0 || d->quiet > 0;
+    if (events)
+        atomic_store_explicit(&bus->visible, d->last, memory_order_release);
+    answer(bus, d);
+    if (!events)
         return;
-    d->now_ms = eb_wall_ms();
-    for (uint32_t i = 0; i < d->count; i++)
-        gather_event(bus, d, i);
-    push_gathered(d);
-    atomic_store_explicit(&bus->dispatched, d->events[d->count - 1]->seq, memory_order_release);
+    if (d->count > 0) {
+        d->now_ms = eb_wall_ms();
+        gather_events(bus, d);
+        push_gathered(d);
+    }
+    atomic_store_explicit(&bus->dispatched, d->last, memory_order_release);
     share_segment(bus, d);
     for (uint32_t i = 0; i < d->count; i++)
         eb_event_unref(d->events[i]);
-    d->count = 0;
+    d->count = d->quiet = 0;
 }
 
 static void take_publish(struct eb_bus *bus, struct eb_dispatch *d, struct eb_op *op)
@@ -525,9 +573,13 @@ static void take_publish(struct eb_bus *bus, struct eb_dispatch *d, struct eb_op
     for (uint32_t i = 0; op->err.code == EB_OK && i < op->count; i++) {
         if (op->results[i].duplicate || op->results[i].scheduled)
             continue;
-        if (d->count == EB_SEGMENT_EVENTS)
+        if (d->count + d->quiet == EB_SEGMENT_EVENTS)
             flush_segment(bus, d);
-        d->events[d->count++] = eb_event_ref(op->events[i]);
+        d->last = op->results[i].seq;
+        if (d->quiet > 0 || (d->count == 0 && eb_table_empty(bus->table)))
+            d->quiet++;
+        else
+            d->events[d->count++] = eb_event_ref(op->events[i]);
     }
 }
 

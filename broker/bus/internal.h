@@ -253,8 +253,27 @@ void eb_table_remove(struct eb_table *table, struct eb_sub *sub);
  */
 int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t len,
                    struct eb_match **ret);
+/** Nobody wants anything. Who holds the commit lock knows by this that nobody will until he lets go of it. */
+bool eb_table_empty(const struct eb_table *table);
+/** Another number whenever a subscription was added. [C] */
+uint64_t eb_table_added(const struct eb_table *table);
 /** Topics in the caches and pointers in their answers, for tests of the bounds. */
 size_t eb_table_cached(struct eb_table *table, size_t *ret_pointers);
+
+/* ---- known.c ---- */
+
+#define EB_KNOWN_NOT    (-1) /* the table is to be asked */
+#define EB_KNOWN_NOBODY (-2)
+
+struct eb_known; /* [C] */
+int eb_known_create(struct eb_known **ret);
+void eb_known_destroy(struct eb_known *known);
+/** The group of @topic in this round, EB_KNOWN_NOBODY or EB_KNOWN_NOT. @added: eb_table_added now, here and below. */
+int eb_known_find(struct eb_known *known, uint64_t added, const char *topic, size_t len);
+/** @group: from 0, for this round only, or EB_KNOWN_NOBODY. */
+void eb_known_put(struct eb_known *known, uint64_t added, const char *topic, size_t len, int group);
+/** All groups are forgotten. */
+void eb_known_next_round(struct eb_known *known);
 
 /* ---- dispatch.c ---- */
 

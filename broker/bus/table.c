@@ -80,6 +80,8 @@ struct shard {
 struct eb_table {
     struct eb_bus *bus;
     uint64_t secret[2];
+    atomic_size_t patterns; /* in the trees, or on their way */
+    uint64_t added;         /* [C] */
     struct shard shards[EB_SHARDS + 1];
 };
 
@@ -370,10 +372,13 @@ static void remove_first(struct eb_table *table, struct eb_sub *sub, uint32_t co
         eb_lock_drop(&shard->lock);
         cache_free(&old);
     }
+    atomic_fetch_sub_explicit(&table->patterns, count, memory_order_relaxed);
 }
 
 int eb_table_add(struct eb_table *table, struct eb_sub *sub)
 {
+    table->added++;
+    atomic_fetch_add_explicit(&table->patterns, sub->count, memory_order_relaxed);
     for (uint32_t i = 0; i < sub->count; i++) {
         struct shard *shard = entry_shard(table, &sub->entries[i]);
         eb_lock_take(&shard->lock);
@@ -382,6 +387,7 @@ int eb_table_add(struct eb_table *table, struct eb_sub *sub)
         eb_lock_drop(&shard->lock);
         cache_free(&old);
         if (rc < 0) {
+            atomic_fetch_sub_explicit(&table->patterns, sub->count - i, memory_order_relaxed);
             remove_first(table, sub, i);
             return rc;
         }
@@ -542,6 +548,16 @@ int eb_table_match(struct eb_table *table, bool wild, const char *topic, size_t 
     if (rc == 0)
         *ret = match;
     return rc;
+}
+
+bool eb_table_empty(const struct eb_table *table)
+{
+    return atomic_load_explicit(&table->patterns, memory_order_relaxed) == 0;
+}
+
+uint64_t eb_table_added(const struct eb_table *table)
+{
+    return table->added;
 }
 
 size_t eb_table_cached(struct eb_table *table, size_t *ret_pointers)
