@@ -107,7 +107,14 @@ def test_what_is_not_there_is_never_a_figure():
 def test_how_far_it_is_from_the_possible():
     row = Row("r", "work", "a", "b", ">=", 2.0, possible="raw")
     found = verdict(row, a=side(300), b=side(100), raw={**side(1200), "raw": True})[1]
-    assert found["possible"] == {"limit": "raw", "value": 1200, "reached": 0.25}
+    assert found["possible"] == {"limit": "raw", "value": 1200, "reached": 0.25, "figure": 12}
+
+
+# A goal that the limit itself does not come to is out of reach: the page says what it comes to.
+def test_what_the_limit_itself_comes_to_is_on_the_page():
+    row = Row("r", "work", "a", "b", ">=", 2.0, possible="raw")
+    found = verdict(row, a=side(100), b=side(100), raw={**side(150), "raw": True})[1]
+    assert found["verdict"] == "behind" and report.of_possible(found) == "67% of 1.50"
 
 
 # Every row of the table names sides that exist, and compares what is measured in turn.

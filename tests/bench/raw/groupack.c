@@ -2,12 +2,9 @@
  * groupack.c - the most that connections which wait for each answer could reach with a thread each and one sync for
  * all that wait: a thread reads a request and hands it over; one thread writes 4 KiB over bytes that are there, syncs
  * them and answers everybody. No parsing, no rows, no log. It speaks as much of RESP as `eventbus-load --target redis`
- * needs with a window of 1: a request is whole in one read. Load comes from outside.
+ * needs with a window of 1 (serve.c): a request is whole in one read. Load comes from outside.
  */
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -20,7 +17,6 @@
 #define BLOCK       4096
 #define FILE_BLOCKS 1024
 #define MOST        4096
-#define STACK       (128 * 1024)
 
 static const char added[] = "$15\r\n1700000000000-0\r\n";
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -79,45 +75,6 @@ static void *commit(void *unused)
     return NULL;
 }
 
-static bool thread(void *(*run)(void *), void *arg)
-{
-    pthread_attr_t attr;
-    pthread_t id;
-
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    bool made = pthread_create(&id, &attr, run, arg) == 0;
-    pthread_attr_destroy(&attr);
-    return made;
-}
-
-static void *take(void *arg)
-{
-    int listener = (int)(intptr_t)arg, one = 1, fd;
-
-    while ((fd = accept(listener, NULL, NULL)) >= 0) {
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-        if (!thread(serve, (void *)(intptr_t)fd))
-            close(fd);
-    }
-    return NULL;
-}
-
-static int listen_on(uint16_t port, uint16_t *ret)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    socklen_t len = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-        listen(fd, 1024) < 0 || getsockname(fd, (struct sockaddr *)&address, &len) < 0)
-        return -1;
-    *ret = ntohs(address.sin_port);
-    return fd;
-}
-
 static int open_file(const char *path)
 {
     char block[BLOCK] = {0};
@@ -132,19 +89,10 @@ static int open_file(const char *path)
 
 int raw_group_ack(const struct raw_options *options)
 {
-    uint16_t port = 0;
-    char sink[64];
-
     file = open_file(raw_path(options, "group-ack"));
-    int listener = listen_on(options->port, &port);
-    if (file < 0 || listener < 0 || !thread(commit, NULL) ||
-        !thread(take, (void *)(intptr_t)listener)) {
+    if (file < 0 || !raw_thread(commit, NULL)) {
         perror("group-ack");
         return -1;
     }
-    printf("{\"limit\":\"group-ack\",\"port\":%u}\n", (unsigned)port);
-    fflush(stdout);
-    while (read(STDIN_FILENO, sink, sizeof(sink)) > 0)
-        ;
-    return 0;
+    return raw_serve("group-ack", options, serve);
 }

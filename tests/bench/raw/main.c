@@ -1,9 +1,10 @@
 /*
  * main.c - the raw limits of this machine, each measured alone: what a broker on it could reach at the very most.
  *
- *   eventbus-raw LIMIT [--folder DIR] [--seconds S] [--batch N] [--bytes N] [--sockets N] [--events N] [--port P]
+ *   eventbus-raw LIMIT [--folder DIR] [--seconds S] [--batch N] [--bytes N] [--sockets N] [--events N]
+ *                      [--rate N] [--port P]
  *
- * One JSON object on one line on stdout. `http201` and `group-ack` are servers: they print their port, and end
+ * One JSON object on one line on stdout. `http201`, `group-ack` and `lone-ack` are servers: they print their port, and end
  * when stdin does.
  */
 #include <getopt.h>
@@ -21,8 +22,10 @@ static const struct {
     {"fdatasync-overwrite", raw_fdatasync_overwrite},
     {"sqlite-insert", raw_sqlite_insert},
     {"sqlite-select", raw_sqlite_select},
+    {"sqlite-paced", raw_sqlite_paced},
     {"http201", raw_http201},
     {"group-ack", raw_group_ack},
+    {"lone-ack", raw_lone_ack},
     {"writev", raw_writev},
 };
 
@@ -83,20 +86,31 @@ static int usage(const char *why)
     fprintf(stderr, "eventbus-raw: %s\nlimits:", why);
     for (size_t i = 0; i < sizeof(limits) / sizeof(*limits); i++)
         fprintf(stderr, " %s", limits[i].name);
-    fprintf(stderr, "\noptions: --folder --seconds --batch --bytes --sockets --events --port\n");
+    fprintf(stderr,
+            "\noptions: --folder --seconds --batch --bytes --sockets --events --rate --port\n");
     return 2;
 }
 
 int main(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"folder", required_argument, NULL, 'f'},  {"seconds", required_argument, NULL, 's'},
-        {"batch", required_argument, NULL, 'b'},   {"bytes", required_argument, NULL, 'y'},
-        {"sockets", required_argument, NULL, 'n'}, {"events", required_argument, NULL, 'e'},
-        {"port", required_argument, NULL, 'p'},    {0},
+        {"folder", required_argument, NULL, 'f'},
+        {"seconds", required_argument, NULL, 's'},
+        {"batch", required_argument, NULL, 'b'},
+        {"bytes", required_argument, NULL, 'y'},
+        {"sockets", required_argument, NULL, 'n'},
+        {"events", required_argument, NULL, 'e'},
+        {"rate", required_argument, NULL, 'r'},
+        {"port", required_argument, NULL, 'p'},
+        {0},
     };
-    struct raw_options options = {
-        .folder = ".", .seconds = 1, .batch = 64, .bytes = 128, .sockets = 100, .events = 200000};
+    struct raw_options options = {.folder = ".",
+                                  .seconds = 1,
+                                  .batch = 64,
+                                  .bytes = 128,
+                                  .sockets = 100,
+                                  .events = 200000,
+                                  .rate = 10000};
 
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (c) {
@@ -118,6 +132,9 @@ int main(int argc, char **argv)
         case 'e':
             options.events = strtoull(optarg, NULL, 10);
             break;
+        case 'r':
+            options.rate = strtod(optarg, NULL);
+            break;
         case 'p':
             options.port = (uint16_t)strtoul(optarg, NULL, 10);
             break;
@@ -125,7 +142,8 @@ int main(int argc, char **argv)
             return usage("unknown option");
         }
     }
-    if (optind + 1 != argc || options.seconds <= 0 || options.batch == 0 || options.sockets == 0)
+    if (optind + 1 != argc || options.seconds <= 0 || options.batch == 0 || options.sockets == 0 ||
+        !(options.rate > 0))
         return usage("one limit, and sane options");
     for (size_t i = 0; i < sizeof(limits) / sizeof(*limits); i++)
         if (strcmp(limits[i].name, argv[optind]) == 0)

@@ -62,6 +62,8 @@ def judge(row, sides):
     """The verdict on one row: a dict for the JSON result.
 
     verdict: met, behind, void, no goal, not built, failed, not measured
+    possible: how near ours is to the raw limit behind it (reached), and the ratio that the limit itself comes to (figure):
+    a goal above that is out of reach for whatever is built on it
     """
     names = [n for n in (row.ours, row.against, row.plus) if n]
     result = {"row": row.name, "work": row.work, "ours": row.ours, "against": row.against, "key": row.key, "goal": row.goal_text()}
@@ -82,6 +84,9 @@ def judge(row, sides):
     possible = median(sides.get(row.possible), row.possible_key or row.key) if row.possible else None
     if possible:
         result["possible"] = {"limit": row.possible, "value": possible, "reached": result["value"] / possible}
+        own = quotients(sides[row.possible], against, row.possible_key or row.key, row.against_key, sides.get(row.plus), row.plus_key)
+        if own:
+            result["possible"]["figure"] = statistics.median(own)
     void = [w for w in (why_void(n, sides[n]) for n in names) if w]
     late = median(ours, "late_max_us")
     if row.key == "max_us" and late and late >= LATE_LIMIT * result["value"]:

@@ -39,16 +39,23 @@ def loaded(side):
     return ", ".join(parts)
 
 
+def of_possible(row):
+    """How near to the limit, and the ratio which that limit itself comes to."""
+    possible = row.get("possible")
+    if not possible:
+        return ""
+    return f"{possible['reached']:.0%}" + (f" of {possible['figure']:.2f}" if "figure" in possible else "")
+
+
 def table(result):
     """Lines for the terminal."""
     heads = ["row", "ours", "against", "ratio or figure (spread)", "goal", "", "of the possible", "loader: ours / peer"]
     lines = []
     for r in result["rows"]:
-        possible = r.get("possible")
         sides = result["sides"]
         share = " / ".join(filter(None, (loaded(sides.get(r["ours"])), loaded(sides.get(r["against"])))))
         lines.append([r["row"], number(r.get("value")), number(r.get("against_value")), figure(r), r["goal"], MARK[r["verdict"]],
-                      f"{possible['reached']:.0%}" if possible else "", share])
+                      of_possible(r), share])
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
     out = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [heads, *lines]]
     why = [f"{r['row']}: {r['why']}" for r in result["rows"] if r.get("why")]
@@ -90,7 +97,8 @@ started. Absolute figures move from machine to machine, and from hour to hour on
   largest of them. 128-byte events over 100 topics unless said.
 - A row is **void** when the load generator was the limit: its threads were busy for {busy:.0%} of the time, or for {idle:.0%}
   and it came to {sink:.0%} of what it does against a sink that answers at once and keeps nothing.
-- "Of the possible" is ours over the raw limit behind it, measured beside it: the disk, SQLite, libmicrohttpd, the kernel.
+- "Of the possible" is ours over the raw limit behind it, measured beside it: the disk, SQLite, libmicrohttpd, the kernel;
+  and behind it the ratio that this limit itself comes to. A goal above that is out of reach for what is built on it.
 - Peers run as their packages come, except for what stands under [configurations](#configurations). NATS JetStream
   acknowledges what is in the page cache; nchan and NATS core keep memory; redis with `appendfsync always` and ours with
   `durability = fsync` acknowledge what is on the disk.
@@ -100,13 +108,13 @@ started. Absolute figures move from machine to machine, and from hour to hour on
 def rows_table(result):
     lines = ["| work | ours | against | ratio (spread) | goal | verdict | of the possible | loader: ours; peer |", "|---|---|---|---|---|---|---|---|"]
     for r in result["rows"]:
-        sides, possible = result["sides"], r.get("possible")
+        sides = result["sides"]
         share = "; ".join(filter(None, (loaded(sides.get(r["ours"])), loaded(sides.get(r["against"])))))
         verdict = {"behind": "**behind**", "no goal": ""}.get(r["verdict"], r["verdict"])
         theirs = (sides.get(r["against"]) or {}).get("what", "")
         against = f"{theirs}: {number(r.get('against_value'))}" if theirs else ""
         lines.append("| " + " | ".join([r["work"], number(r.get("value")), against, figure(r), r["goal"], verdict,
-                                         f"{possible['reached']:.0%}" if possible else "", share]) + " |")
+                                         of_possible(r), share]) + " |")
     return lines
 
 

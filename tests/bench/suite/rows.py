@@ -134,8 +134,10 @@ raw("fdatasync", "alone", "the disk's own fdatasync, 4 KiB overwritten in place"
 raw("fdatasync-append", "alone", "the disk's own fdatasync, 4 KiB appended", "fdatasync-append")
 raw("sqlite-1", "alone", "SQLite's own insert, 128 B, a commit of 1", "sqlite-insert", "--batch", 1)
 raw("sqlite-256", "alone", "SQLite's own insert, 128 B, a commit of 256", "sqlite-insert", "--batch", 256)
-row("wait-1", "one connection waits for each ack, binary", "bin-1", "fdatasync", ">=", 0.55, possible="sqlite-1")
-row("wait-1-json", "one connection waits for each ack, JSON", "json-1", "fdatasync", ">=", 0.55, possible="sqlite-1")
+side("lone-ack", "alone", "one connection, whose thread commits a row with SQLite and answers, nothing else", special.bare_lone_ack, target="redis",
+     load=WAIT1, raw=True, sink=False)
+row("wait-1", "one connection waits for each ack, binary", "bin-1", "fdatasync", ">=", 0.55, possible="lone-ack")
+row("wait-1-json", "one connection waits for each ack, JSON", "json-1", "fdatasync", ">=", 0.55, possible="lone-ack")
 row("limits", "the disk: appended 4 KiB / overwritten in place", "fdatasync-append", "fdatasync")
 row("limits-256", "SQLite: a commit of 256 rows / of one", "sqlite-256", "sqlite-1")
 
@@ -191,10 +193,13 @@ for end, target in (("", "eventbus-bin"), ("-json", "eventbus-json")):
     ours("latency-fsync" + end, "latency", f"10,000 events/s, fsync, {target}", target, PACED, paced=True)
 peer("latency-nats", "latency", "10,000 events/s, NATS core", brokers.Nats, "nats", PACED, paced=True)
 raw("commit", "latency", "SQLite's own commit of one row", "sqlite-insert", "--batch", 1)
+raw("paced", "latency", "SQLite's own commits of rows that come at 10,000/s, from when a row comes", "sqlite-paced", "--rate", 10000)
 for end, words in (("", "binary"), ("-json", "JSON")):
     row("latency-memory" + end, f"p99 from publish to delivery at 10,000/s, memory, {words}", "latency-memory" + end, "latency-nats", "<=", 1.0, key="p99_us")
     row("latency-fsync" + end, f"the same with fsync / NATS' p99 and that of one commit, {words}", "latency-fsync" + end, "latency-nats", "<=", 1.0,
         key="p99_us", plus="commit")
+row("latency-limit", "rows committed by SQLite as they come at 10,000/s, p99, without any network / NATS' p99 and that of one commit", "paced", "latency-nats",
+    key="p99_us", plus="commit")
 
 # ---- one stopped subscriber ----
 

@@ -75,6 +75,11 @@ def bare_group_ack(context, side):
     return bare(context, side, "group-ack")
 
 
+def bare_lone_ack(context, side):
+    """The connection's thread commits one row with SQLite and answers; nothing else."""
+    return bare(context, side, "lone-ack")
+
+
 def bare(context, side, limit):
     context.described(side, f"eventbus-raw {limit}")
     with context.loader.raw_server(limit, context.folder(side.name, make=True)) as (port, cpu):
