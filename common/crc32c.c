@@ -54,20 +54,9 @@ bool eb_crc32c_has_instruction(void)
     return __builtin_cpu_supports("sse4.2");
 }
 
-__attribute__((target("sse4.2"))) uint32_t eb_crc32c_instruction(uint32_t crc, const void *data,
-                                                                 size_t len)
+EB_CRC32C_STEPS uint32_t eb_crc32c_instruction(uint32_t crc, const void *data, size_t len)
 {
-    const unsigned char *at = data;
-    uint64_t state = (uint32_t)~crc;
-
-    for (; len >= 8; at += 8, len -= 8) {
-        uint64_t eight;
-        memcpy(&eight, at, 8);
-        state = __builtin_ia32_crc32di(state, eight);
-    }
-    for (; len > 0; at++, len--)
-        state = __builtin_ia32_crc32qi((uint32_t)state, *at);
-    return ~(uint32_t)state;
+    return ~(uint32_t)eb_crc32c_step((uint32_t)~crc, data, len);
 }
 
 #else

@@ -31,7 +31,8 @@ static struct eb_block *slot_of(const struct eb_blocks *blocks, uint64_t seq)
     return &blocks->ring[eb_block_of(seq) & (BLOCKS - 1)];
 }
 
-void eb_blocks_add(struct eb_blocks *blocks, uint64_t seq, uint64_t bytes, int64_t ts, bool mortal)
+void eb_blocks_add(struct eb_blocks *blocks, uint64_t seq, uint32_t count, uint64_t bytes,
+                   int64_t ts, bool mortal)
 {
     struct eb_block *block = slot_of(blocks, seq);
 
@@ -41,7 +42,7 @@ void eb_blocks_add(struct eb_blocks *blocks, uint64_t seq, uint64_t bytes, int64
             .begun = true,
             .known = seq == eb_block_first(eb_block_of(seq)),
         };
-    block->events++;
+    block->events += count;
     block->bytes += bytes;
     block->last_ts = ts;
     block->mortal |= mortal;

@@ -38,8 +38,9 @@ static inline uint64_t eb_block_last(uint64_t number)
 
 int eb_blocks_init(struct eb_blocks *blocks); /* 0 or -ENOMEM */
 void eb_blocks_finish(struct eb_blocks *blocks);
-/** A row is appended. */
-void eb_blocks_add(struct eb_blocks *blocks, uint64_t seq, uint64_t bytes, int64_t ts, bool mortal);
+/** Rows are appended, from @seq on, all of one block: @bytes is their sum, @ts that of the last. */
+void eb_blocks_add(struct eb_blocks *blocks, uint64_t seq, uint32_t count, uint64_t bytes,
+                   int64_t ts, bool mortal);
 /** What is left of a block, or NULL: not known. Lives until the next call. */
 struct eb_block *eb_blocks_get(const struct eb_blocks *blocks, uint64_t number);
 /** One row is deleted. */

@@ -1,5 +1,5 @@
 /*
- * engine_sqlite.c - the log in an SQLite file: the transaction, and what goes into it.
+ * engine_sqlite.c - the log in an SQLite file: the transaction, its figures and its acknowledgements.
  *
  * (E1) `now` is what the transaction has made of the figures, `was` what they were before it; rollback copies
  *      one over the other. Readers and eb_store_info see `figures` and `shown`, set after each commit.
@@ -17,9 +17,6 @@
 #include "broker/store/schema.h"
 #include "broker/store/sqlite_internal.h"
 #include "common/log.h"
-
-#define APPEND_RUN                                                                                 \
-    256 /* events of one statement: they stay in the cache from one round over them to the next */
 
 /* ---- small helpers ---- */
 
@@ -201,6 +198,7 @@ static void sqlite_rollback(struct eb_engine *engine)
             atomic_store_explicit(&e->open->topic[seq & (EB_SEGMENT_SEQS - 1)], 0,
                                   memory_order_relaxed);
     e->now = e->was;
+    e->now.tail = false; /* (append_sqlite.c, M2) */
     /* What was looked through and not deleted after all is looked through again. */
     e->now.acked_sweep = e->now.gone_sweep = (struct eb_sweep){.next = INT64_MIN};
     e->delta_count = 0;
@@ -245,149 +243,7 @@ static int sqlite_probe(struct eb_engine *engine)
     return result;
 }
 
-/* ---- what goes in ---- */
-
-/* The id of the topic of an event that is appended, made if there is none. 0 with ret_id, -errno. */
-static int topic_id(struct eb_sqlite *e, const struct eb_event *event, uint32_t *ret_id)
-{
-    struct eb_topic_known *known = eb_topic_ids_get(e->topics, event->topic, event->topic_len);
-    uint32_t id = 0;
-    int rc;
-
-    if (known) {
-        known->last = event->seq;
-        *ret_id = known->id;
-        return known->reply ? eb_last_reply(e, known->id) : 0;
-    }
-    sqlite3_bind_text(e->find_topic, 1, event->topic, event->topic_len, SQLITE_STATIC);
-    rc = sqlite3_step(e->find_topic);
-    if (rc == SQLITE_ROW)
-        id = (uint32_t)sqlite3_column_int64(e->find_topic, 0);
-    sqlite3_reset(e->find_topic);
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        return eb_sqlite_failed(e, rc, "looking for a topic");
-    if (rc == SQLITE_DONE) {
-        if (e->now.topic_top == UINT32_MAX)
-            return -ENOSPC;
-        id = e->now.topic_top + 1;
-        sqlite3_bind_int64(e->add_topic, 1, id);
-        sqlite3_bind_text(e->add_topic, 2, event->topic, event->topic_len, SQLITE_STATIC);
-        rc = eb_sqlite_run(e->add_topic);
-        if (rc != SQLITE_OK)
-            return eb_sqlite_failed(e, rc, "adding a topic");
-        e->now.topic_top = id;
-        e->now.topics++;
-    }
-    bool reply = eb_topic_is_reply(event->topic, event->topic_len);
-    eb_topic_ids_put(e->topics, event->topic, event->topic_len,
-                     (struct eb_topic_known){.id = id, .reply = reply, .last = event->seq});
-    *ret_id = id;
-    return reply ? eb_last_reply(e, id) : 0;
-}
-
-/* Write the open segment's index and open segment @number (E3). */
-static int next_segment(struct eb_sqlite *e, uint64_t number)
-{
-    struct eb_segment *next = eb_segment_create(number);
-    int result;
-
-    if (!next)
-        return -ENOMEM;
-    e->open->events = e->now.open_events;
-    e->open->bytes = e->now.open_bytes;
-    e->open->acked = e->now.open_acked;
-    e->open->last_ts = e->now.open_last_ts;
-    result = eb_segment_write(e->open, e->db);
-    if (result < 0) {
-        eb_segment_unref(next);
-        return eb_sqlite_failed(e, sqlite3_errcode(e->db), "writing the index of a segment");
-    }
-    if (e->now.open_events == 0)
-        e->now.dead_segments = true;
-    eb_segment_unref(e->open);
-    e->open = next;
-    e->now.open_events = e->now.open_bytes = e->now.open_acked = 0;
-    e->now.open_last_ts = 0;
-    return 0;
-}
-
-static int add_expiry(struct eb_sqlite *e, const struct eb_event *event)
-{
-    int64_t at = eb_row_expires(event->timestamp, event->ttl);
-    int rc;
-
-    if (at == INT64_MAX)
-        return 0;
-    sqlite3_bind_int64(e->add_expiry, 1, at);
-    sqlite3_bind_int64(e->add_expiry, 2, (sqlite3_int64)event->seq);
-    rc = eb_sqlite_run(e->add_expiry);
-    return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "adding an expiry");
-}
-
-/* What the segment and the figures say of a row that was inserted. */
-static int note_row(struct eb_sqlite *e, const struct eb_event *event)
-{
-    int result = add_expiry(e, event);
-
-    if (result < 0)
-        return result;
-    atomic_store_explicit(&e->open->topic[event->seq & (EB_SEGMENT_SEQS - 1)], event->topic_id,
-                          memory_order_relaxed);
-    if (e->now.events == 0)
-        e->now.first_seq = event->seq;
-    e->now.last_seq = event->seq;
-    e->now.last_ts = e->now.open_last_ts = event->timestamp;
-    eb_blocks_add(&e->blocks, event->seq, eb_row_event_bytes(event), event->timestamp,
-                  event->ttl != 0);
-    return eb_sqlite_count(e, event->seq, 1, (int64_t)eb_row_event_bytes(event), 0);
-}
-
-/* Some events of one segment: their topics, then all rows in one statement, then what is kept beside them. */
-static int append_run(struct eb_sqlite *e, struct eb_event *const *events, size_t count)
-{
-    int rc, result;
-
-    for (size_t i = 0; i < count; i++) {
-        result = topic_id(e, events[i], &events[i]->topic_id);
-        if (result < 0)
-            return result;
-    }
-    e->source = (struct eb_row_source){events, count};
-    rc = eb_sqlite_run(e->append);
-    e->source = (struct eb_row_source){NULL, 0};
-    if (rc != SQLITE_OK)
-        return eb_sqlite_failed(e, rc, "appending events");
-    for (size_t i = 0; i < count; i++) {
-        result = note_row(e, events[i]);
-        if (result < 0)
-            return result;
-    }
-    return 0;
-}
-
-static int sqlite_append(struct eb_engine *engine, struct eb_event *const *events, size_t count)
-{
-    struct eb_sqlite *e = eb_sqlite_of(engine);
-    int result = 0;
-
-    while (count > 0 && result == 0) {
-        uint64_t seq = events[0]->seq;
-        size_t run = EB_SEGMENT_SEQS - (seq & (EB_SEGMENT_SEQS - 1));
-        if (run > count)
-            run = count;
-        if (run > APPEND_RUN)
-            run = APPEND_RUN;
-        if (eb_segment_of(seq) != e->open->number)
-            result = next_segment(e, eb_segment_of(seq));
-        if (result == 0)
-            result = append_run(e, events, run);
-        if (result == 0 && ((seq + run) & (EB_SEGMENT_SEQS - 1)) == 0)
-            result = next_segment(e, e->open->number + 1);
-        events += run;
-        count -= run;
-    }
-    return result;
-}
+/* ---- acknowledgements ---- */
 
 static int sqlite_ack(struct eb_engine *engine, uint64_t seq, int64_t now_ms)
 {
@@ -526,12 +382,6 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
         {&e->begin, "BEGIN IMMEDIATE"},
         {&e->commit, "COMMIT"},
         {&e->rollback, "ROLLBACK"},
-        /* OR FAIL: what fails fails the transaction, so no statement needs a journal of its own. */
-        {&e->append, "INSERT OR FAIL INTO log(" EB_ROW_COLUMNS ") SELECT " EB_ROW_COLUMNS
-                     " FROM " EB_ROW_SOURCE},
-        {&e->add_expiry, "INSERT OR IGNORE INTO expiry(at, seq) VALUES(?1, ?2)"},
-        {&e->add_topic, "INSERT INTO topics(id, name) VALUES(?1, ?2)"},
-        {&e->find_topic, "SELECT id, last_seq FROM topics WHERE name = ?1"},
         {&e->topic_name, "SELECT name FROM topics WHERE id = ?1"},
         {&e->get, "SELECT " EB_ROW_COLUMNS " FROM log WHERE seq = ?1"},
         {&e->ack, "INSERT OR IGNORE INTO acked(seq, at) SELECT ?1, ?2 WHERE EXISTS"
@@ -541,14 +391,14 @@ int eb_sqlite_prepare(struct eb_sqlite *e)
                         " acked = acked + ?4 WHERE segment = ?1"},
     };
 
-    if (eb_row_source_register(e->db, &e->source) != SQLITE_OK)
-        return -ENOMEM;
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
         int result = eb_sql_prepare(e->db, all[i].sql, all[i].stmt);
         if (result < 0)
             return result;
     }
-    int result = eb_sqlite_keep_prepare(e);
+    int result = eb_append_prepare(e);
+    if (result == 0)
+        result = eb_sqlite_keep_prepare(e);
     if (result == 0)
         result = eb_scheduled_prepare(e);
     if (result == 0)
@@ -560,7 +410,7 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .close = eb_sqlite_close,
     .start = eb_checkpointer_start,
     .begin = sqlite_begin,
-    .append = sqlite_append,
+    .append = eb_sqlite_append,
     .ack = sqlite_ack,
     .state = eb_sqlite_keep,
     .topic_last = eb_sqlite_topic_last,

@@ -120,6 +120,7 @@ static int load_state(struct eb_sqlite *e)
         return result;
     now->topic_top = (uint32_t)top;
     now->last_seq = (uint64_t)meta_last > last ? (uint64_t)meta_last : last; /* (E2) */
+    now->tail = last > 0 && last == now->last_seq;
     now->last_ts = meta_ts > ts ? meta_ts : ts;
     now->deleted_upto = (uint64_t)deleted;
     now->ids_top = ids > 0 ? ids : 0;

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/crc32c.h"
 #include "common/text.h"
 #include "common/topic.h"
 
@@ -27,7 +28,7 @@ static unsigned char *put_bytes(unsigned char *at, const void *data, size_t len)
     return at + len;
 }
 
-uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len)
+uint32_t eb_row_crc_pieces(const struct eb_row *row, const char *topic, size_t topic_len)
 {
     /* All but headers and payload in one piece: one call of the checksum for the usual event but one. */
     unsigned char head[3 * 8 + 16 + 8 + EB_TOPIC_MAX + 8 + EB_CONTENT_TYPE_MAX + 8];
@@ -48,6 +49,42 @@ uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_le
         crc = eb_crc32c(crc, row->payload, row->payload_len);
     return crc;
 }
+
+#ifdef __x86_64__
+/* The same, without a copy of the fields. */
+EB_CRC32C_STEPS static uint32_t crc_by_steps(const struct eb_row *row, const char *topic,
+                                             size_t topic_len)
+{
+    uint64_t state = UINT32_MAX, id[2];
+
+    memcpy(id, row->id, sizeof(id));
+    state = eb_crc32c_step_u64(state, row->seq);
+    state = eb_crc32c_step_u64(state, (uint64_t)row->ts);
+    state = eb_crc32c_step_u64(state, (uint64_t)row->ttl);
+    state = eb_crc32c_step_u64(state, id[0]);
+    state = eb_crc32c_step_u64(state, id[1]);
+    state = eb_crc32c_step_u64(state, topic_len);
+    state = eb_crc32c_step(state, topic, topic_len);
+    state = eb_crc32c_step_u64(state, row->content_type_len);
+    if (row->content_type_len)
+        state = eb_crc32c_step(state, row->content_type, row->content_type_len);
+    state = eb_crc32c_step_u64(state, row->headers_len);
+    if (row->headers_len)
+        state = eb_crc32c_step(state, row->headers, row->headers_len);
+    return ~(uint32_t)eb_crc32c_step(state, row->payload, row->payload_len);
+}
+
+uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len)
+{
+    return eb_crc32c_has_instruction() ? crc_by_steps(row, topic, topic_len)
+                                       : eb_row_crc_pieces(row, topic, topic_len);
+}
+#else
+uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len)
+{
+    return eb_row_crc_pieces(row, topic, topic_len);
+}
+#endif
 
 void eb_row_from_event(struct eb_row *ret, const struct eb_event *event, uint32_t topic_id)
 {
@@ -101,35 +138,46 @@ int eb_row_bind(sqlite3_stmt *stmt, const struct eb_row *row)
     return rc;
 }
 
-static void result_text(sqlite3_context *out, const char *text, size_t len)
+static uint32_t event_crc(const struct eb_event *event)
 {
-    if (text)
-        sqlite3_result_text(out, text, (int)len, SQLITE_STATIC);
+    struct eb_row row;
+
+    eb_row_from_event(&row, event, event->topic_id);
+    return row.crc;
 }
 
-void eb_row_result(sqlite3_context *out, const struct eb_row *row, int column)
+void eb_row_result(sqlite3_context *out, const struct eb_event *event, int column)
 {
-    const int64_t numbers[] = {(int64_t)row->seq, row->topic_id, row->ts, row->ttl};
-
     switch (column) {
-    case 4:
-        sqlite3_result_blob(out, row->id, 16, SQLITE_STATIC);
+    case 0:
+        sqlite3_result_int64(out, (sqlite3_int64)event->seq);
         break;
-    case 5:
-        result_text(out, row->content_type, row->content_type_len);
+    case 1:
+        sqlite3_result_int64(out, event->topic_id);
+        break;
+    case 2:
+        sqlite3_result_int64(out, event->timestamp);
+        break;
+    case 3:
+        sqlite3_result_int64(out, event->ttl);
+        break;
+    case 4:
+        sqlite3_result_blob(out, event->id, 16, SQLITE_STATIC);
+        break;
+    case 5: /* no result is NULL */
+        if (!eb_row_usual_type(event))
+            sqlite3_result_text(out, event->content_type, event->content_type_len, SQLITE_STATIC);
         break;
     case 6:
-        result_text(out, row->headers, row->headers_len);
+        if (event->headers_len)
+            sqlite3_result_text(out, event->headers, (int)event->headers_len, SQLITE_STATIC);
         break;
     case 7: /* an empty blob needs a pointer, as above */
-        sqlite3_result_blob(out, row->payload ? row->payload : "", (int)row->payload_len,
+        sqlite3_result_blob(out, event->payload_len ? event->payload : "", (int)event->payload_len,
                             SQLITE_STATIC);
         break;
-    case 8:
-        sqlite3_result_int64(out, row->crc);
-        break;
     default:
-        sqlite3_result_int64(out, numbers[column]);
+        sqlite3_result_int64(out, event_crc(event));
         break;
     }
 }

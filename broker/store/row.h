@@ -54,11 +54,16 @@ static inline uint64_t eb_row_event_bytes(const struct eb_event *event)
 void eb_row_from_event(struct eb_row *ret, const struct eb_event *event, uint32_t topic_id);
 /** CRC32C over all fields of @row and its topic's name, as docs/formats/log.md says. */
 uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len);
+/** The same, the fields copied into one piece first: where the processor has no instruction for it. */
+uint32_t eb_row_crc_pieces(const struct eb_row *row, const char *topic, size_t topic_len);
 /** Bind @row to a statement of EB_ROW_INSERT (borrowed until it is stepped). An SQLite result code. */
 int eb_row_bind(sqlite3_stmt *stmt, const struct eb_row *row);
 
-/** The value of a row's column, 0 to 8 in the order of EB_ROW_COLUMNS, as the result of a function or virtual table. */
-void eb_row_result(sqlite3_context *out, const struct eb_row *row, int column);
+/**
+ * The value that the row of @event has in a column, 0 to 8 in the order of EB_ROW_COLUMNS, as the result of a virtual
+ * table: borrowed until the table goes on. It has its seq, timestamp, id and topic_id.
+ */
+void eb_row_result(sqlite3_context *out, const struct eb_event *event, int column);
 
 /**
  * Take the row that @stmt (EB_ROW_COLUMNS from its first column on) stands at. -EBADMSG: a column is not of its

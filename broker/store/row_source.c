@@ -4,8 +4,8 @@
  * Bound and stepped one by one, each row pays for a statement of its own: begin, a cursor, the way down the
  * tree, halt. Here the cursor stays at the end of the log from row to row (decisions/0012).
  *
- * (V1) A row is made when the statement comes to it, straight from the event: nothing is copied but by SQLite
- *      into its page.
+ * (V1) A value is made when the statement asks for it, straight from the event: nothing is copied but by SQLite into
+ *      its page, and a statement that leaves columns out (append_sqlite.c) does not pay for them.
  * (V2) The table has no name in the schema (eponymous) and is of use to its own statement only: it is empty
  *      unless somebody has put events into the source.
  */
@@ -23,7 +23,6 @@ struct source_cursor {
     sqlite3_vtab_cursor base;
     const struct eb_row_source *source;
     size_t at;
-    struct eb_row row; /* of the event at `at` */
 };
 
 static int connect_table(sqlite3 *db, void *aux, int argc, const char *const *argv,
@@ -77,26 +76,16 @@ static int close_cursor(sqlite3_vtab_cursor *base)
     return SQLITE_OK;
 }
 
-static void go_to(struct source_cursor *cursor, size_t at)
-{
-    cursor->at = at;
-    if (at < cursor->source->count)
-        eb_row_from_event(&cursor->row, cursor->source->events[at],
-                          cursor->source->events[at]->topic_id);
-}
-
 static int first_row(sqlite3_vtab_cursor *base, int index, const char *text, int argc,
                      sqlite3_value **argv)
 {
-    go_to((struct source_cursor *)base, 0);
+    ((struct source_cursor *)base)->at = 0;
     return SQLITE_OK;
 }
 
 static int next_row(sqlite3_vtab_cursor *base)
 {
-    struct source_cursor *cursor = (struct source_cursor *)base;
-
-    go_to(cursor, cursor->at + 1);
+    ((struct source_cursor *)base)->at++;
     return SQLITE_OK;
 }
 
@@ -109,13 +98,17 @@ static int at_end(sqlite3_vtab_cursor *base)
 
 static int column(sqlite3_vtab_cursor *base, sqlite3_context *out, int index)
 {
-    eb_row_result(out, &((const struct source_cursor *)base)->row, index);
+    const struct source_cursor *cursor = (const struct source_cursor *)base;
+
+    eb_row_result(out, cursor->source->events[cursor->at], index);
     return SQLITE_OK;
 }
 
 static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *ret)
 {
-    *ret = (sqlite3_int64)((const struct source_cursor *)base)->row.seq;
+    const struct source_cursor *cursor = (const struct source_cursor *)base;
+
+    *ret = (sqlite3_int64)cursor->source->events[cursor->at]->seq;
     return SQLITE_OK;
 }
 

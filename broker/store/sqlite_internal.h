@@ -1,6 +1,6 @@
 /*
- * sqlite_internal.h - the SQLite engine from inside: what engine_sqlite.c, open_sqlite.c, trim_sqlite.c,
- * ids_sqlite.c, state_sqlite.c, wal_sqlite.c, read_sqlite.c and seek_sqlite.c share.
+ * sqlite_internal.h - the SQLite engine from inside: what engine_sqlite.c, append_sqlite.c, open_sqlite.c,
+ * trim_sqlite.c, ids_sqlite.c, state_sqlite.c, wal_sqlite.c, read_sqlite.c and seek_sqlite.c share.
  *
  * Keys of shared fields: [I] immutable once open   [a] atomic   [C] commit lock   [S] state_lock   [G] gate.lock
  */
@@ -69,6 +69,7 @@ struct eb_sweep {
 struct eb_sqlite_state {
     uint64_t first_seq, last_seq, deleted_upto, events, bytes, acked;
     int64_t last_ts;
+    bool tail;          /* last_seq's row is there: the log's last (append_sqlite.c, M1) */
     uint32_t topic_top; /* highest id in `topics`; ids rise, and copies and repairs leave holes */
     uint64_t topics;    /* rows in it */
     /* of the open segment */
@@ -130,8 +131,8 @@ struct eb_sqlite {
     int lock_fd;                         /* [I] */
 
     sqlite3 *db; /* [C] and all statements of it */
-    sqlite3_stmt *begin, *commit, *rollback, *append, *add_expiry, *add_topic, *find_topic,
-        *topic_name, *get, *ack, *set_meta, *add_delta;
+    sqlite3_stmt *begin, *commit, *rollback, *append, *append_next, *append_plain, *last_row,
+        *add_expiry, *add_topic, *find_topic, *topic_name, *get, *ack, *set_meta, *add_delta;
     sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *first,
         *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
         *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece;
@@ -193,6 +194,10 @@ void eb_sqlite_show(struct eb_sqlite *e); /* the figures as committed. [C] */
 
 extern const struct eb_engine_ops eb_sqlite_ops;
 int eb_sqlite_prepare(struct eb_sqlite *e);
+
+/* append_sqlite.c */
+int eb_append_prepare(struct eb_sqlite *e);
+int eb_sqlite_append(struct eb_engine *engine, struct eb_event *const *events, size_t count);
 
 /* open_sqlite.c */
 void eb_sqlite_close(struct eb_engine *engine, bool clean, int64_t now_ms);

@@ -591,6 +591,7 @@ static int settle(struct turn *turn)
     sqlite3_reset(e->victim);
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         return eb_sqlite_failed(e, rc, "looking for the last event");
+    e->now.tail = there;
     if (!there)
         result = eb_sqlite_set_meta(e, EB_META_LAST_SEQ, (int64_t)last);
     if (!there && result == 0)

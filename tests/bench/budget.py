@@ -25,7 +25,7 @@ STAGES = {
     "submit": "eb_bus_publish eb_store_submit eb_store_submit_or_commit",
     "group": "commit_group_locked eb_writer_thread",
     "ids": "eb_dedupe_put eb_dedupe_bound hash_id",
-    "row": "sqlite_append next_row column eb_row_crc note_row",
+    "row": "eb_sqlite_append append_run next_row column eb_row_crc crc_by_steps",
     "SQLite": "sqlite3_step sqlite3_reset",
     "dispatch": "eb_dispatch_committed flush_segment",
     "answer": "publish_done answer_publish eb_session_answer",
