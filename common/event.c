@@ -131,6 +131,7 @@ static void fill_event(struct eb_event *event, const struct eb_draft *draft,
         atomic_init(&event->frames[i], NULL);
     if (draft->has_id)
         memcpy(event->id, draft->id, sizeof(event->id));
+    event->make_id = !draft->has_id;
     event->ttl = draft->ttl == EB_TTL_UNSET ? 0 : draft->ttl;
     event->topic_len = (uint8_t)draft->topic_len;
     event->content_type_len = (uint8_t)parts->type_len;

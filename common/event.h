@@ -45,6 +45,7 @@ struct eb_event {
     uint8_t topic_len;
     uint8_t content_type_len;
     bool payload_utf8; /* payload is valid UTF-8: computed once, where the event is made */
+    bool make_id;      /* made without an id: the store makes it, with the seq */
     uint32_t slab_at;  /* how far behind the beginning of its slab; 0: it has memory of its own */
     const char *topic; /* NUL behind each text for convenience of logs; lengths rule */
     const char *content_type;

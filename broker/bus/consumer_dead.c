@@ -287,9 +287,7 @@ static struct eb_event *dead_letter(const struct burial *burial, const struct eb
             .content_type_len = event->content_type_len,
             .headers = headers.data,
             .headers_len = headers.len,
-            .has_id = true,
         };
-        eb_uuid_v7(draft.id);
         ret = eb_event_create(&draft);
     }
     eb_buf_finish(&headers);

@@ -207,8 +207,8 @@ int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_d
         copy.ttl = EB_REPLY_TTL;
     if ((draft->has_expected || draft->deliver_at_ms != 0) && ask(bus, pub, draft, err) < 0)
         goto refused;
-    if (!copy.has_id) {
-        eb_uuid_v7(copy.id);
+    if (!copy.has_id && pub->op.asks != NULL && pub->op.asks[pub->op.count].due_ms > 0) {
+        eb_uuid_v7(copy.id); /* told before it has a seq; the others' is made with theirs */
         copy.has_id = true;
     }
     struct eb_event *event = eb_event_create(&copy);

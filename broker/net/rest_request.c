@@ -45,7 +45,7 @@ struct eb_call {
     struct eb_subscribe subscribe;
     struct eb_error err;               /* whose end it was */
     struct eb_event *reply;            /* one reference */
-    char message_id[EB_UUID_TEXT + 1]; /* [I] the request's */
+    char message_id[EB_UUID_TEXT + 1]; /* [I] the request's, from its commit on */
     size_t correlation_len;            /* [I] */
     char correlation[];                /* [I] */
 };
@@ -313,6 +313,8 @@ static void published(struct eb_publish *publish)
         end_with(call, EB_CONFLICT,
                  "an event with this message id was published before: a request needs its own, as "
                  "a repeat is delivered to nobody");
+    else /* before anybody has seen it, and can reply */
+        eb_uuid_format(call->message_id, publish->op.events[0]->id);
     eb_publish_destroy(publish);
     call_unref(call);
 }
@@ -344,7 +346,6 @@ static struct eb_call *new_call(struct eb_http_request *request, const struct eb
     call->err = (struct eb_error){.code = EB_OK, .index = -1};
     memcpy(call->correlation, reply->correlation, reply->correlation_len);
     call->correlation_len = reply->correlation_len;
-    eb_uuid_format(call->message_id, publish->op.events[0]->id);
     call->subscribe.patterns = &call->pattern;
     call->subscribe.count = 1;
     call->subscribe.done = subscribed;

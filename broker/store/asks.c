@@ -128,7 +128,8 @@ static int schedule(struct eb_store *store, struct eb_op *op, uint32_t i)
 int eb_asked_member(struct eb_store *store, struct eb_op *op, uint32_t i, bool *ret_done)
 {
     const struct eb_op_ask *ask = op->asks ? &op->asks[i] : NULL;
-    int rc = store->scheduled ? look_among_waiting(store, op, i, ret_done) : 0;
+    bool given = !op->events[i]->make_id; /* what waits has told its id: none is made with a seq */
+    int rc = store->scheduled && given ? look_among_waiting(store, op, i, ret_done) : 0;
     if (rc || *ret_done || !ask)
         return rc;
     rc = ask->has_expected || ask->due_ms > 0 ? eb_group_check_new(store, op, i) : 0;
@@ -161,17 +162,14 @@ int eb_asked_take_back(struct eb_store *store, struct eb_op *op, uint32_t count)
 static void say_not_waiting(struct eb_store *store, struct eb_op *op)
 {
     char id[EB_UUID_TEXT + 1];
-    uint32_t hash = eb_dedupe_ahead(&store->dedupe, op->id);
-    const struct eb_dedupe_entry *found =
-        eb_dedupe_put(&store->dedupe, op->id, hash, store->given + 1, store->group.now);
+    uint64_t seq = eb_repeat_seq(store, op->id);
     eb_uuid_format(id, op->id);
-    if (found) {
+    if (seq) {
         eb_fail(&op->err, EB_CONFLICT,
                 "event %s is in the log already, with seq %" PRIu64 ": it cannot be taken back", id,
-                found->seq);
+                seq);
         return;
     }
-    forget_id(store);
     eb_fail(&op->err, EB_NOT_FOUND, "no event %s is scheduled", id);
 }
 

@@ -26,6 +26,7 @@
 #include "broker/store/build.h"
 #include "broker/store/copy.h"
 #include "broker/store/ids.h"
+#include "broker/store/made.h"
 #include "broker/store/schema.h"
 #include "broker/store/segments.h"
 #include "common/clock.h"
@@ -295,12 +296,15 @@ static int take_imported(struct source *s, sqlite3_stmt *stmt)
                              (size_t)sqlite3_column_bytes(stmt, 0));
 }
 
-static int small_tables(struct source *s, struct eb_build_end *end, char epoch[64])
+static int small_tables(struct source *s, struct eb_build_end *end, char epoch[64],
+                        char id_key[EB_MADE_TEXT])
 {
     int64_t deleted = 0, ts = 0, imported = 0;
     int rc = eb_sql_exec(s->db, "BEGIN");
     if (!rc)
         rc = eb_meta_text(s->db, EB_META_EPOCH, epoch, 64);
+    if (!rc)
+        rc = eb_meta_text(s->db, EB_META_ID_KEY, id_key, EB_MADE_TEXT);
     if (!rc)
         rc = eb_meta_int(s->db, EB_META_DELETED_UPTO, 0, &deleted);
     if (!rc)
@@ -344,7 +348,7 @@ static int copy(const char *path, const char *target, bool restore, const struct
     struct eb_ops_summary sum = {0};
     struct source s = {.ops = ops ? ops : &no_ops, .sum = &sum, .path = path};
     struct eb_build_end end = {0};
-    char epoch[64];
+    char epoch[64], id_key[EB_MADE_TEXT];
     int rc = eb_build_create(target, s.ops->vfs, &s.build, err);
     if (rc)
         return rc;
@@ -354,13 +358,15 @@ static int copy(const char *path, const char *target, bool restore, const struct
     if (!rc)
         rc = all_rows(&s, err);
     if (!rc) {
-        rc = small_tables(&s, &end, epoch);
+        rc = small_tables(&s, &end, epoch, id_key);
         if (rc)
             source_say(&s, rc, err);
     }
     if (!rc && end.deleted_upto)
         rc = eb_build_trim(s.build, end.deleted_upto);
     end.epoch = restore ? NULL : epoch;
+    /* With a new epoch the first start of the copy begins a new era. What it lacks it must not know as deleted. */
+    end.id_key = sum.damaged ? NULL : id_key;
     if (!rc)
         rc = eb_build_finish(s.build, &end, &sum, err);
     eb_build_destroy(s.build);

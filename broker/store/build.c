@@ -280,6 +280,8 @@ static int write_meta(struct eb_build *build, const struct eb_build_end *end)
         rc = eb_meta_set_int(db, EB_META_DELETED_UPTO, (int64_t)end->deleted_upto);
     if (!rc)
         rc = eb_meta_set_int(db, EB_META_LAST_TS, last_ts);
+    if (!rc && end->id_key && end->id_key[0])
+        rc = eb_meta_set_text(db, EB_META_ID_KEY, end->id_key);
     return rc ? rc : eb_meta_set_int(db, EB_META_CLEAN, 1);
 }
 

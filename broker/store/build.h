@@ -49,6 +49,12 @@ int eb_build_trim(struct eb_build *build, uint64_t seq);
 
 struct eb_build_end {
     const char *epoch; /* NULL: a new one */
+    /*
+     * What ids are made with (made.h), NULL or "": none. The first start of the target then makes its own secret, and takes
+     * the ids of the rows for publishers'. So it is when events may be missing (repair): a seq without its event would say
+     * that it was deleted, and a lost one could not be published again. Of deleted ones, ids that were made are then not known.
+     */
+    const char *id_key;
     uint64_t last_seq; /* the highest ever given; at least that of the rows */
     uint64_t deleted_upto;
     int64_t last_ts;

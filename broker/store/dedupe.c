@@ -1,5 +1,5 @@
 /*
- * dedupe.c - the ids of the last minutes (dedupe.h).
+ * dedupe.c - the ids that publishers gave in the last minutes (dedupe.h).
  *
  * The writer waits for all that happens here, so nothing is ever moved as a whole: the queue is a list of chunks,
  * and the table one of 256 small ones, each of which doubles in microseconds at a moment of its own.
@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "broker/store/sip.h"
 #include "common/clock.h"
 
 #define CHUNK       (1u << EB_DEDUPE_CHUNK_BITS)
@@ -27,46 +28,12 @@
 #define BOUND_STEP  65536u /* the same; a batch may be larger than a group */
 #define AHEAD       16u    /* slots asked of the memory at once */
 
-static inline uint64_t rotl(uint64_t x, int b)
-{
-    return (x << b) | (x >> (64 - b));
-}
-
-static inline void sip_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[1] = rotl(v[1], 13) ^ v[0];
-    v[0] = rotl(v[0], 32);
-    v[2] += v[3];
-    v[3] = rotl(v[3], 16) ^ v[2];
-    v[0] += v[3];
-    v[3] = rotl(v[3], 21) ^ v[0];
-    v[2] += v[1];
-    v[1] = rotl(v[1], 17) ^ v[2];
-    v[2] = rotl(v[2], 32);
-}
-
-/* SipHash-1-3 of exactly 16 bytes: ids are the client's choice, the slots they fall into must not be. */
+/* Ids are the client's choice, the slots they fall into must not be. */
 static uint32_t hash_id(const struct eb_dedupe *dedupe, const uint8_t id[16])
 {
-    uint64_t m[3];
+    uint64_t m[2];
     memcpy(m, id, 16);
-    m[2] = (uint64_t)16 << 56;
-    uint64_t v[4] = {
-        dedupe->key[0] ^ 0x736f6d6570736575u,
-        dedupe->key[1] ^ 0x646f72616e646f6du,
-        dedupe->key[0] ^ 0x6c7967656e657261u,
-        dedupe->key[1] ^ 0x7465646279746573u,
-    };
-    for (int i = 0; i < 3; i++) {
-        v[3] ^= m[i];
-        sip_round(v);
-        v[0] ^= m[i];
-    }
-    v[2] ^= 0xff;
-    for (int i = 0; i < 3; i++)
-        sip_round(v);
-    uint32_t hash = (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+    uint32_t hash = (uint32_t)eb_sip16(dedupe->key, m[0], m[1]);
     return hash ? hash : 1; /* 0 is the empty slot */
 }
 
@@ -374,12 +341,14 @@ void eb_dedupe_expire(struct eb_dedupe *dedupe, int64_t upto)
     drop_oldest(dedupe, count);
 }
 
-void eb_dedupe_bound(struct eb_dedupe *dedupe, uint64_t max)
+void eb_dedupe_bound(struct eb_dedupe *dedupe, uint64_t upto)
 {
-    if (eb_dedupe_count(dedupe) <= max)
-        return;
-    uint64_t count = eb_dedupe_count(dedupe) - max;
-    evict_oldest(dedupe, count < BOUND_STEP ? count : BOUND_STEP);
+    uint64_t count = 0, most = eb_dedupe_count(dedupe);
+    if (most > BOUND_STEP)
+        most = BOUND_STEP;
+    while (count < most && entry_at(dedupe, dedupe->head + count)->seq <= upto)
+        count++;
+    drop_oldest(dedupe, count);
 }
 
 /* ---- what there is ---- */

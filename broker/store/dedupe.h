@@ -1,5 +1,6 @@
 /*
- * dedupe.h - the ids of the last minutes: which seq has this id already?
+ * dedupe.h - the ids that publishers gave in the last minutes: which seq has this id already? Those that the broker
+ * makes are not here (made.h).
  *
  * A queue of entries in order of acceptance (its head is the oldest, so that expiry needs no search) and an open
  * hash table that finds them. Not thread-safe: it belongs to the holder of the commit lock.
@@ -38,7 +39,7 @@ struct eb_dedupe {
     struct eb_dedupe_entry *spare;   /* a chunk that was given back last */
     uint64_t head, tail;             /* positions that only rise */
     int64_t expired_upto;
-    uint64_t evicted; /* dropped while still inside the window */
+    uint64_t evicted; /* dropped for want of memory */
 };
 
 int eb_dedupe_init(struct eb_dedupe *dedupe); /* 0 or -ENOMEM */
@@ -70,8 +71,8 @@ void eb_dedupe_undo(struct eb_dedupe *dedupe, uint64_t mark);
  * bounded number of entries each (millions may expire in one moment).
  */
 void eb_dedupe_expire(struct eb_dedupe *dedupe, int64_t upto);
-/** Keep no more than @max (a bounded number goes at once); what goes is counted in ->evicted. */
-void eb_dedupe_bound(struct eb_dedupe *dedupe, uint64_t max);
+/** Those of seqs up to @upto go, whatever their time; a bounded number at once. */
+void eb_dedupe_bound(struct eb_dedupe *dedupe, uint64_t upto);
 static inline uint64_t eb_dedupe_count(const struct eb_dedupe *dedupe)
 {
     return dedupe->tail - dedupe->head;

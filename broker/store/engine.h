@@ -9,7 +9,9 @@
 #pragma once
 
 #include "broker/store/dedupe.h"
+#include "broker/store/made.h"
 #include "broker/store/store.h"
+#include "broker/store/window.h"
 
 struct eb_engine {
     const struct eb_engine_ops *ops;
@@ -20,13 +22,18 @@ struct eb_engine_start {
     char epoch[37];
     uint64_t last_seq;      /* highest ever given, also if its event is gone */
     int64_t last_timestamp; /* of the log, for (S6) */
+    struct eb_made made;    /* makes ids, and knows those of earlier runs */
 };
 
-/*
- * An id that is inside the dedupe window: of a retained event, or of one deleted meanwhile. @id NULL: what was
- * told so far is void, all is told again.
- */
-typedef void eb_engine_id_fn(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp);
+/* Where load_ids tells what is inside the dedupe window. */
+struct eb_engine_ids {
+    void *ctx;
+    /* Of a retained event, or of one deleted meanwhile. */
+    void (*id)(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp);
+    /* Seqs whose ids are inside the window, those that were made among them, which may not be told one by one. */
+    void (*run)(void *ctx, const struct eb_window_run *run);
+    void (*again)(void *ctx); /* what was told so far is void */
+};
 
 struct
     eb_engine_figures { /* plain numbers, kept by the engine, copied under its own EB_RANK_STORE_STATE lock */
@@ -49,9 +56,10 @@ struct eb_trim_request {
     uint64_t
         hold_from; /* age, max_bytes, max_events and acked_ms delete nothing at or above; 0: nothing is held */
     uint64_t dedupe_from_seq; /* ids of events below are known no more, so they need not be kept */
-    const struct eb_dedupe
-        *dedupe;       /* has them all, in the order of seqs. May be NULL: then rows are asked */
-    unsigned max_rows; /* bound of this turn */
+    const struct eb_dedupe *
+        dedupe; /* has all that were given, in the order of seqs. May be NULL: then rows are asked */
+    const struct eb_made *made; /* knows the others, which need not be kept. May be NULL */
+    unsigned max_rows;          /* bound of this turn */
 };
 struct eb_trim_result {
     uint64_t expired, retained_out, acked_out; /* deleted in this turn, by reason */
@@ -102,15 +110,18 @@ struct eb_engine_ops {
     int (*load_state)(struct eb_engine *engine, const struct eb_state_loader *loader);
     int (*mark)(struct eb_engine *engine, const char *name,
                 uint64_t *ret); /* 0 when there is none */
-    /* [C] before start: every id younger than @since_ms, in seq order; not more than the newest @max matter. */
-    int (*load_ids)(struct eb_engine *engine, int64_t since_ms, uint64_t max, eb_engine_id_fn *fn,
-                    void *ctx);
     /*
-     * [C] before an orderly close: keep what load_ids will be asked for. @dedupe has the newest @max ids of those
-     * younger than @since_ms. May fail, may be NULL.
+     * [C] before start: every id younger than @since_ms, in seq order; not more than the newest @max matter. Those
+     * that were made may be left out.
      */
-    int (*save_ids)(struct eb_engine *engine, const struct eb_dedupe *dedupe, int64_t since_ms,
-                    uint64_t max);
+    int (*load_ids)(struct eb_engine *engine, int64_t since_ms, uint64_t max,
+                    const struct eb_engine_ids *tell);
+    /*
+     * [C] before an orderly close: keep what load_ids will be asked for. Of the newest @max ids of those younger than
+     * @since_ms, @dedupe has those that were given, and @window the seqs of all. May fail, may be NULL.
+     */
+    int (*save_ids)(struct eb_engine *engine, const struct eb_dedupe *dedupe,
+                    const struct eb_window *window, int64_t since_ms, uint64_t max);
 
     /* [R] */
     int (*reader_create)(struct eb_engine *engine, void **ret);

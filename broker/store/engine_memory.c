@@ -285,7 +285,7 @@ int eb_memory_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event **r
 }
 
 static int memory_load_ids(struct eb_engine *engine, int64_t since_ms, uint64_t max,
-                           eb_engine_id_fn *fn, void *ctx)
+                           const struct eb_engine_ids *tell)
 {
     return 0; /* it always starts empty */
 }
@@ -429,10 +429,13 @@ int eb_engine_memory_open(const struct eb_store_config *config, struct eb_engine
                           struct eb_error *err)
 {
     struct eb_memory *m = calloc(1, sizeof *m);
+    struct eb_made made;
     uint8_t epoch[16];
-    if (!m) {
-        eb_fail(err, EB_INTERNAL, "out of memory");
-        return -ENOMEM;
+    int rc = m ? eb_made_init(&made) : -ENOMEM;
+    if (rc < 0) {
+        eb_fail(err, EB_INTERNAL, m ? "no random bytes: %s" : "out of memory", strerror(-rc));
+        free(m);
+        return rc;
     }
     m->engine.ops = &memory_ops;
     m->counters = counters;
@@ -440,7 +443,7 @@ int eb_engine_memory_open(const struct eb_store_config *config, struct eb_engine
     m->base = 1;
     eb_lock_init(&m->lock, EB_RANK_STORE_STATE);
     eb_uuid_v4(epoch);
-    *ret_start = (struct eb_engine_start){.last_timestamp = 0};
+    *ret_start = (struct eb_engine_start){.last_timestamp = 0, .made = made};
     eb_uuid_format(ret_start->epoch, epoch);
     *ret = &m->engine;
     return 0;

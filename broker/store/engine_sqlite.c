@@ -310,7 +310,7 @@ static int sqlite_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event
 
 /* The ids of the log's rows and those of deleted events, merged by seq. */
 static int ids_of_log(struct eb_sqlite *e, sqlite3_stmt *stmt, const struct eb_ids_list *gone,
-                      eb_engine_id_fn *fn, void *ctx)
+                      const struct eb_engine_ids *tell)
 {
     const struct eb_dedupe_entry *at = gone->entries, *end = at + gone->count;
     int rc;
@@ -319,18 +319,18 @@ static int ids_of_log(struct eb_sqlite *e, sqlite3_stmt *stmt, const struct eb_i
         uint64_t seq = (uint64_t)sqlite3_column_int64(stmt, 0);
         const void *id = sqlite3_column_blob(stmt, 1);
         for (; at < end && at->seq < seq; at++)
-            fn(ctx, at->id, at->seq, at->timestamp);
+            tell->id(tell->ctx, at->id, at->seq, at->timestamp);
         if (id && sqlite3_column_bytes(stmt, 1) == 16)
-            fn(ctx, id, seq, sqlite3_column_int64(stmt, 2));
+            tell->id(tell->ctx, id, seq, sqlite3_column_int64(stmt, 2));
     }
     for (; at < end; at++)
-        fn(ctx, at->id, at->seq, at->timestamp);
+        tell->id(tell->ctx, at->id, at->seq, at->timestamp);
     return rc == SQLITE_DONE ? 0 : eb_sqlite_failed(e, rc, "reading the ids of the dedupe window");
 }
 
 /* Without a snapshot. */
-static int load_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max, eb_engine_id_fn *fn,
-                         void *ctx)
+static int load_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max,
+                         const struct eb_engine_ids *tell)
 {
     uint64_t from =
         e->now.last_seq > max ? e->now.last_seq - max : 0; /* an id has a seq of its own */
@@ -352,7 +352,7 @@ static int load_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max, eb
         rc = sqlite3_bind_int64(stmt, 1, since_ms);
     if (rc == SQLITE_OK)
         rc = sqlite3_bind_int64(stmt, 2, (sqlite3_int64)from);
-    result = rc == SQLITE_OK ? ids_of_log(e, stmt, &gone, fn, ctx)
+    result = rc == SQLITE_OK ? ids_of_log(e, stmt, &gone, tell)
                              : eb_sqlite_failed(e, rc, "reading the ids of the dedupe window");
 out:
     sqlite3_finalize(stmt);
@@ -361,14 +361,14 @@ out:
 }
 
 static int sqlite_load_ids(struct eb_engine *engine, int64_t since_ms, uint64_t max,
-                           eb_engine_id_fn *fn, void *ctx)
+                           const struct eb_engine_ids *tell)
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
 
     if (e->saved.there && max <= e->saved.max && since_ms >= e->saved.since_ms &&
-        eb_ids_load(e, since_ms, fn, ctx) == 0)
+        eb_ids_load(e, since_ms, tell) == 0)
         return 0;
-    return load_from_log(e, since_ms, max, fn, ctx);
+    return load_from_log(e, since_ms, max, tell);
 }
 
 /* ---- statements and operations ---- */

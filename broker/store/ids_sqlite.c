@@ -1,7 +1,7 @@
 /*
  * ids_sqlite.c - ids in bulk in table `ids`: those of deleted events that are inside the dedupe window, a row for
  * each turn of deletion; and the snapshot of the whole window that an orderly end leaves, so that a start reads it
- * in one go instead of a million rows of the log.
+ * in one go instead of a million rows of the log. Ids that the broker made are in neither (made.h).
  *
  * (I1) The snapshot counts only while meta.saved names it: written in the transaction that marks the end as clean,
  *      deleted in the one that marks the next start, before anything else is committed. So a stale one is never
@@ -24,7 +24,9 @@
 #define TAIL         4u
 #define TRANSACTION  8u   /* pieces */
 #define PART_SEGMENT (-1) /* the open segment's topics */
-#define PART_FIRST   (-2) /* of the snapshot; the next are below */
+#define PART_FIRST   (-2) /* of the snapshot's ids; the next are below, then the window's runs */
+#define RUN_BYTES    32u
+#define SAVED_KIND   "2 " /* before this the snapshot had all ids, and no runs */
 
 /* ---- a list as it lies in the file ---- */
 
@@ -188,8 +190,10 @@ int eb_ids_saved(sqlite3 *db, struct eb_saved *ret)
     char text[256];
     struct eb_saved s = {.there = true};
     int result = eb_meta_text(db, EB_META_SAVED, text, sizeof(text));
-    if (result == 0 && sscanf(text, SAVED_SCAN, s.epoch, &s.last_seq, &s.ids, &s.since_ms, &s.max,
-                              &s.topics, &s.events, &s.bytes, &s.acked, &s.last_ts) != 10)
+    s.runs = strncmp(text, SAVED_KIND, strlen(SAVED_KIND)) == 0;
+    if (result == 0 &&
+        sscanf(s.runs ? text + strlen(SAVED_KIND) : text, SAVED_SCAN, s.epoch, &s.last_seq, &s.ids,
+               &s.since_ms, &s.max, &s.topics, &s.events, &s.bytes, &s.acked, &s.last_ts) != 10)
         s.there = false;
     *ret = s;
     return result;
@@ -205,6 +209,30 @@ static int save_segment(struct eb_sqlite *e)
     for (size_t i = 0; i < count; i++)
         put_le(blob + 4 * i, atomic_load_explicit(&e->open->topic[i], memory_order_relaxed), 4);
     int result = put_part(e, PART_SEGMENT, e->now.last_seq, e->now.open_last_ts, blob, count * 4);
+    free(blob);
+    return result;
+}
+
+/* Where the runs lie: behind the pieces of so many ids. */
+static int64_t part_of_runs(uint64_t ids)
+{
+    return PART_FIRST - (int64_t)((ids + PIECE - 1) / PIECE);
+}
+
+static int save_runs(struct eb_sqlite *e, const struct eb_window *window, uint64_t ids)
+{
+    unsigned char *blob = malloc((size_t)window->count * RUN_BYTES + TAIL);
+    if (!blob)
+        return -ENOMEM;
+    for (unsigned i = 0; i < window->count; i++) {
+        struct eb_window_run run = eb_window_at(window, i);
+        put_le(blob + i * RUN_BYTES, run.first, 8);
+        put_le(blob + i * RUN_BYTES + 8, run.last, 8);
+        put_le(blob + i * RUN_BYTES + 16, (uint64_t)run.first_ts, 8);
+        put_le(blob + i * RUN_BYTES + 24, (uint64_t)run.last_ts, 8);
+    }
+    int result = put_part(e, part_of_runs(ids), e->now.last_seq, e->now.last_ts, blob,
+                          (size_t)window->count * RUN_BYTES);
     free(blob);
     return result;
 }
@@ -233,8 +261,8 @@ static int save_ids(struct eb_sqlite *e, const struct eb_dedupe *dedupe)
     return result;
 }
 
-int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe, int64_t since_ms,
-                uint64_t max)
+int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe,
+                const struct eb_window *window, int64_t since_ms, uint64_t max)
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
     const struct eb_sqlite_state *now = &e->now;
@@ -245,12 +273,14 @@ int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe, int64_
     if (result == 0)
         result = save_ids(e, dedupe);
     if (result == 0)
+        result = save_runs(e, window, eb_dedupe_count(dedupe));
+    if (result == 0)
         result = engine->ops->commit(engine);
     if (result < 0) {
         engine->ops->rollback(engine);
         return result;
     }
-    snprintf(e->saved_text, sizeof(e->saved_text), SAVED_PRINT, e->epoch, now->last_seq,
+    snprintf(e->saved_text, sizeof(e->saved_text), SAVED_KIND SAVED_PRINT, e->epoch, now->last_seq,
              eb_dedupe_count(dedupe), since_ms, max, now->topics, now->open_events, now->open_bytes,
              now->open_acked, now->open_last_ts);
     return 0;
@@ -288,7 +318,27 @@ bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment)
     return blob != NULL;
 }
 
-int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, eb_engine_id_fn *fn, void *ctx)
+static bool load_runs(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell)
+{
+    sqlite3_stmt *stmt = NULL;
+    int64_t part = part_of_runs(e->saved.ids), len = -EBADMSG;
+    if (open_part(e->db, part, &stmt) == 0 && sqlite3_step(stmt) == SQLITE_ROW)
+        len = check_blob(part, sqlite3_column_blob(stmt, 0), (size_t)sqlite3_column_bytes(stmt, 0));
+    bool whole = len >= 0 && len % RUN_BYTES == 0;
+    const unsigned char *at = whole ? sqlite3_column_blob(stmt, 0) : NULL;
+    for (int64_t i = 0; whole && i < len; i += RUN_BYTES) {
+        const struct eb_window_run run = {get_le(at + i, 8), get_le(at + i + 8, 8),
+                                          (int64_t)get_le(at + i + 16, 8),
+                                          (int64_t)get_le(at + i + 24, 8)};
+        if (run.last_ts >= since_ms)
+            tell->run(tell->ctx, &run);
+    }
+    sqlite3_finalize(stmt);
+    return whole;
+}
+
+/* True: all of them. */
+static bool load_pieces(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell)
 {
     sqlite3_stmt *stmt = NULL;
     uint64_t told = 0;
@@ -308,13 +358,19 @@ int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, eb_engine_id_fn *fn, void
             struct eb_dedupe_entry entry;
             eb_ids_decode(blob, i, &entry);
             if (entry.timestamp >= since_ms)
-                fn(ctx, entry.id, entry.seq, entry.timestamp);
+                tell->id(tell->ctx, entry.id, entry.seq, entry.timestamp);
         }
     }
     sqlite3_finalize(stmt);
-    if (told == e->saved.ids)
+    return told == e->saved.ids;
+}
+
+int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell)
+{
+    bool whole = !e->saved.runs || load_runs(e, since_ms, tell);
+    if (whole && load_pieces(e, since_ms, tell))
         return 0;
-    fn(ctx, NULL, 0, 0); /* what was told is void */
+    tell->again(tell->ctx);
     return -EBADMSG;
 }
 

@@ -11,6 +11,8 @@
 
 #include "broker/store/dedupe.h"
 #include "broker/store/engine.h"
+#include "broker/store/made.h"
+#include "broker/store/window.h"
 #include "common/lock.h"
 
 #define EB_GROUP_EVENTS   4096
@@ -112,7 +114,9 @@ struct eb_store {
 
     struct eb_lock commit_lock;
     struct eb_op *backlog, *backlog_tail; /* [W] taken from the queue, not yet in a group */
-    struct eb_dedupe dedupe;              /* [C] */
+    struct eb_dedupe dedupe;              /* [C] ids that publishers gave */
+    struct eb_made made;                  /* [I] makes the others, and knows them again */
+    struct eb_window window;              /* [C] how many are remembered */
     struct eb_group group;                /* [C] */
     uint64_t given;                       /* [C] last seq given */
     int64_t last_timestamp;               /* [C] */
@@ -161,8 +165,11 @@ int64_t eb_store_now_locked(struct eb_store *store);
 void eb_store_failed_locked(struct eb_store *store, int rc);
 /** A write worked: @published says that it held an event (only that proves there is room). [C] */
 void eb_store_recovered_locked(struct eb_store *store, bool published);
-/** Show the dedupe table's figures to eb_store_info. [C] */
-void eb_store_show_dedupe_locked(struct eb_store *store);
+/** At log time @now: ids that are older than the window are known no more. [C] */
+void eb_store_expire_ids_locked(struct eb_store *store, const struct eb_store_tune *tune,
+                                int64_t now);
+/** No more than dedupe_max are remembered; and show the figures to eb_store_info. [C] */
+void eb_store_bound_ids_locked(struct eb_store *store, const struct eb_store_tune *tune);
 
 /* writer.c */
 void *eb_writer_thread(void *store);
@@ -171,14 +178,26 @@ void eb_writer_drain(struct eb_store *store);
 
 /* Of a group that is being built [C]; a refusal needs op->err and 1. */
 void eb_group_refuse(struct eb_op *op, const struct eb_group *group, int index);
-/** What tells a repeat from another event under the same id; NULL: it is a repeat. */
-const char *eb_group_difference(const struct eb_event *a, const struct eb_event *b);
 /** May a new event enter? 0, or 1 with op->err. */
 int eb_group_check_new(struct eb_store *store, struct eb_op *op, uint32_t i);
 int eb_group_begin(struct eb_store *store);
 int eb_group_room(struct eb_group *group, size_t more);
-/** The next seq is @event's. There is room. */
+/** The next seq is @event's, and so its id if that is to be made. There is room. */
 void eb_group_add(struct eb_store *store, struct eb_event *event);
+/** The event of this group that has @seq, or NULL. */
+struct eb_event *eb_group_fresh(const struct eb_group *group, uint64_t seq);
+
+/* repeats.c [C] */
+/** What tells a repeat from another event under the same id; NULL: it is a repeat. */
+const char *eb_group_difference(const struct eb_event *a, const struct eb_event *b);
+/**
+ * Does a member repeat an event of the log? *ret_repeat: it does and has its result; @op_first: events of the group before
+ * the op's. Else an id that was given is in the table from now on, with the next seq. 0, 1 (refused), -errno.
+ */
+int eb_repeat_check(struct eb_store *store, struct eb_op *op, uint32_t i, size_t op_first,
+                    bool *ret_repeat);
+/** The seq of the event of the log that has @id, or had it inside the window; 0: there is none. */
+uint64_t eb_repeat_seq(struct eb_store *store, const uint8_t id[16]);
 
 /* tails.c [C] */
 /** Seq of the last event of the topic among group->fresh, 0: there is none. 0 or -ENOMEM. */

@@ -85,6 +85,7 @@ static struct eb_trim_request request_locked(struct eb_store *store,
         .hold_from = atomic_load(&store->hold),
         .dedupe_from_seq = eb_dedupe_oldest_seq(&store->dedupe),
         .dedupe = &store->dedupe,
+        .made = &store->made,
         .max_rows = rows,
     };
 }
@@ -165,9 +166,8 @@ void eb_janitor_step_locked(struct eb_store *store, bool *ret_more)
     if (!store->trim_rows)
         store->trim_rows = ROWS_START;
     look_at_space_locked(store, &tune);
-    eb_dedupe_expire(&store->dedupe, eb_store_now_locked(store) - tune.dedupe_window_ms);
-    eb_dedupe_bound(&store->dedupe, tune.dedupe_max);
-    eb_store_show_dedupe_locked(store);
+    eb_store_expire_ids_locked(store, &tune, eb_store_now_locked(store));
+    eb_store_bound_ids_locked(store, &tune);
     if (atomic_load(&store->read_only) && !probe_locked(store)) {
         *ret_more = false;
         return;

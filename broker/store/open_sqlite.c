@@ -208,6 +208,8 @@ static int load(struct eb_sqlite *e, bool fresh, bool new_epoch, struct eb_engin
     if (result == 0)
         result = load_state(e);
     if (result == 0)
+        result = eb_made_load(e, &ret->made);
+    if (result == 0)
         result = load_segments(e);
     if (result == 0)
         result = eb_scheduled_load(e);

@@ -87,6 +87,7 @@ int eb_sync_folder(const char *path);
 #define EB_META_SAVED        "saved"
 #define EB_META_SCHEDULED    "scheduled"
 #define EB_META_TOPIC_TOP    "topic_top"
+#define EB_META_ID_KEY       "id_key"
 
 int eb_meta_int(sqlite3 *db, const char *key, int64_t otherwise, int64_t *ret);
 int eb_meta_set_int(sqlite3 *db, const char *key, int64_t value);

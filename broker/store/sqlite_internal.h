@@ -87,6 +87,7 @@ struct eb_sqlite_state {
 /* What meta.saved says of the snapshot (ids_sqlite.c). */
 struct eb_saved {
     bool there;
+    bool runs; /* it has the window's runs, and no ids that were made; else all ids */
     char epoch[37];
     uint64_t last_seq, ids, max, topics;
     int64_t since_ms;              /* all ids younger than this are in it */
@@ -262,13 +263,20 @@ int eb_ids_add_run(struct eb_sqlite *e, const struct eb_dedupe_entry *list, size
 /** A bounded part of what is out of the window (accepted until @due_ms, or below @from_seq) and of old snapshots. */
 int eb_ids_trim(struct eb_sqlite *e, int64_t due_ms, uint64_t from_seq, bool *ret_more);
 /** Write the snapshot; the end's last transaction makes it count. [C] */
-int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe, int64_t since_ms,
-                uint64_t max);
+int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe,
+                const struct eb_window *window, int64_t since_ms, uint64_t max);
 int eb_ids_saved(sqlite3 *db, struct eb_saved *ret);
 /** Fill the open segment from the snapshot. False: it is not whole, nothing was filled. */
 bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment);
-/** Tell the snapshot's ids. -EBADMSG: it is not whole, and what was told is void (fn was told so). */
-int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, eb_engine_id_fn *fn, void *ctx);
+/** Tell what the snapshot has. -EBADMSG: it is not whole, and what was told is void (which was told, too). */
+int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell);
+
+/* made_sqlite.c */
+/**
+ * The secret that ids are made with, at start, behind load_state(): the file's; a new one if there is none or it is not
+ * whole; and a new era if the epoch is another than when it was written.
+ */
+int eb_made_load(struct eb_sqlite *e, struct eb_made *ret);
 
 /* wal_sqlite.c */
 #define EB_WAL_FRAMES 8000 /* 32 MiB: the writer waits until the WAL starts again (K5) */

@@ -56,31 +56,40 @@ int64_t eb_store_now_locked(struct eb_store *store)
 
 /* ---- open and close ---- */
 
-struct load {
-    struct eb_dedupe *dedupe;
-    uint64_t max;
-};
-
+/* An id that says its seq has no place in the table (made.h); those of older files and other eras have. */
 static void load_id(void *ctx, const uint8_t id[16], uint64_t seq, int64_t timestamp)
 {
-    struct load *load = ctx;
-    if (!id) {
-        eb_dedupe_undo(load->dedupe, 0);
-        load->dedupe->evicted = 0;
+    struct eb_store *store = ctx;
+    uint64_t max = store->tune.dedupe_max;
+    eb_window_add(&store->window, &(struct eb_window_run){seq, seq, timestamp, timestamp});
+    if (eb_made_is(&store->made, id, seq, timestamp))
         return;
-    }
-    eb_dedupe_load(load->dedupe, id, seq, timestamp);
-    eb_dedupe_bound(load->dedupe, load->max); /* in seq order: what goes is the oldest */
+    eb_dedupe_load(&store->dedupe, id, seq, timestamp);
+    eb_dedupe_bound(&store->dedupe, seq > max ? seq - max : 0); /* in seq order: the oldest go */
+}
+
+static void load_run(void *ctx, const struct eb_window_run *run)
+{
+    struct eb_store *store = ctx;
+    eb_window_add(&store->window, run);
+}
+
+static void load_again(void *ctx)
+{
+    struct eb_store *store = ctx;
+    eb_dedupe_undo(&store->dedupe, 0);
+    store->dedupe.evicted = 0;
+    store->window = (struct eb_window){.step = store->window.step};
 }
 
 static int load_ids(struct eb_store *store)
 {
-    struct load load = {&store->dedupe, store->tune.dedupe_max};
+    const struct eb_engine_ids tell = {store, load_id, load_run, load_again};
     int64_t since = eb_store_now_locked(store) - store->tune.dedupe_window_ms;
-    int rc = store->engine->ops->load_ids(store->engine, since + 1, load.max, load_id, &load);
+    eb_window_set(&store->window, store->tune.dedupe_window_ms);
+    int rc = store->engine->ops->load_ids(store->engine, since + 1, store->tune.dedupe_max, &tell);
     eb_dedupe_loaded(&store->dedupe);
-    atomic_store(&store->stats.ids_evicted, store->dedupe.evicted);
-    eb_store_show_dedupe_locked(store);
+    eb_store_bound_ids_locked(store, &store->tune);
     return rc;
 }
 
@@ -92,7 +101,7 @@ static void save_ids(struct eb_store *store)
     if (!store->engine->ops->save_ids || atomic_load(&store->read_only) ||
         atomic_load(&store->disk_full) || eb_space_low(store, tune->min_free, &has))
         return;
-    store->engine->ops->save_ids(store->engine, &store->dedupe,
+    store->engine->ops->save_ids(store->engine, &store->dedupe, &store->window,
                                  eb_store_now_locked(store) - tune->dedupe_window_ms + 1,
                                  tune->dedupe_max);
 }
@@ -164,6 +173,7 @@ static int adopt(struct eb_store *store, struct eb_engine *engine,
     store->given = start->last_seq;
     atomic_store(&store->last_seq, start->last_seq);
     store->last_timestamp = start->last_timestamp;
+    store->made = start->made;
     eb_lock_take(&store->commit_lock);
     int rc = load_ids(store);
     store->group.tails.key = store->dedupe.key[0];
@@ -316,12 +326,23 @@ void eb_store_recovered_locked(struct eb_store *store, bool published)
 
 /* ---- what may be asked at any time ---- */
 
-void eb_store_show_dedupe_locked(struct eb_store *store)
+void eb_store_expire_ids_locked(struct eb_store *store, const struct eb_store_tune *tune,
+                                int64_t now)
 {
-    atomic_store_explicit(&store->dedupe_ids, eb_dedupe_count(&store->dedupe),
+    eb_dedupe_expire(&store->dedupe, now - tune->dedupe_window_ms);
+    eb_window_set(&store->window, tune->dedupe_window_ms);
+    eb_window_expire(&store->window, now - tune->dedupe_window_ms);
+}
+
+void eb_store_bound_ids_locked(struct eb_store *store, const struct eb_store_tune *tune)
+{
+    struct eb_window *window = &store->window;
+    eb_window_bound(window, tune->dedupe_max);
+    eb_dedupe_bound(&store->dedupe, window->bound);
+    atomic_store_explicit(&store->stats.ids_evicted, window->evicted + store->dedupe.evicted,
                           memory_order_relaxed);
-    atomic_store_explicit(&store->dedupe_oldest, eb_dedupe_oldest(&store->dedupe),
-                          memory_order_relaxed);
+    atomic_store_explicit(&store->dedupe_ids, eb_window_count(window), memory_order_relaxed);
+    atomic_store_explicit(&store->dedupe_oldest, eb_window_oldest(window), memory_order_relaxed);
 }
 
 const char *eb_store_epoch(struct eb_store *store)

@@ -9,7 +9,7 @@
  * (D3) A turn deletes at most max_rows events and looks at a bounded number of rows besides.
  * (D4) Rows are collected first and deleted then: no table is changed while it is read.
  * (D5) Whole blocks (blocks.h) of the prefix go without being read: their number and bytes are known, their ids are in
- *      the dedupe table, and of closed segments nothing else is to be known, unless there are ttls or replies' topics.
+ *      the dedupe table or say their seqs, and of closed segments nothing else is to be known, unless there are ttls or replies' topics.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -128,6 +128,8 @@ static void keep_id(struct turn *turn, const struct victim *v)
     if (v->no_id || v->ts <= turn->request->now_ms - turn->request->dedupe_window_ms ||
         v->seq < turn->request->dedupe_from_seq)
         return;
+    if (turn->request->made && eb_made_is(turn->request->made, v->id, v->seq, v->ts))
+        return; /* it says by itself that there was such an event */
     memcpy(kept->id, v->id, 16);
     kept->seq = v->seq;
     kept->timestamp = v->ts;

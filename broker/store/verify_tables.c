@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "broker/store/ids.h"
+#include "broker/store/made.h"
 #include "broker/store/verify_internal.h"
 #include "common/uuid.h"
 
@@ -23,6 +24,15 @@ static bool check_meta(struct verify *v, const struct eb_value *c)
             !eb_uuid_parse(id, (const char *)c[1].data, c[1].len))
             return false;
         eb_uuid_format(v->sum->epoch, id);
+    }
+    if (is_text(&c[0], EB_META_ID_KEY)) {
+        char text[EB_MADE_TEXT];
+        struct eb_made made;
+        if (c[1].type != EB_V_TEXT || c[1].len >= sizeof(text))
+            return false;
+        memcpy(text, c[1].data, c[1].len);
+        text[c[1].len] = '\0';
+        return eb_made_parse(text, &made, NULL);
     }
     if (is_text(&c[0], EB_META_DELETED_UPTO) || is_text(&c[0], EB_META_LAST_SEQ)) {
         if (c[1].type != EB_V_INT || c[1].i < 0)

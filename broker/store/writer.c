@@ -16,7 +16,7 @@
  *      nothing and cannot fail, so that every op is answered and a fence always succeeds.
  * (W4) seq = base + 1 + its place among the group's new events: no holes, whatever is refused between.
  * (W5) last_seq is raised after the commit and before the hook; readers never look past it.
- * (W6) The dedupe table is bounded only after a commit (U3), and expires by the log's clock only.
+ * (W6) The ids that are remembered are bounded only after a commit (dedupe.c, U3), and expire by the log's clock only.
  * (W7) The writer sleeps only with its backlog empty. A thread that would wait for its answer anyway and finds it
  *      asleep, the queue empty and the janitor without a turn takes the turn itself (inline_turn) and commits its
  *      op: no switch to the writer and back. What is submitted meanwhile is the writer's, who is woken once the
@@ -158,8 +158,7 @@ static int need_transaction(struct eb_store *store)
     return rc;
 }
 
-/* The event of this group that has @seq, or NULL. */
-static struct eb_event *fresh_event(const struct eb_group *group, uint64_t seq)
+struct eb_event *eb_group_fresh(const struct eb_group *group, uint64_t seq)
 {
     if (seq <= group->base || seq - group->base > group->count)
         return NULL;
@@ -179,50 +178,6 @@ int eb_group_room(struct eb_group *group, size_t more)
     group->fresh = fresh;
     group->cap = cap;
     return 0;
-}
-
-const char *eb_group_difference(const struct eb_event *a, const struct eb_event *b)
-{
-    if (a->topic_len != b->topic_len || memcmp(a->topic, b->topic, a->topic_len) != 0)
-        return "topic";
-    if (a->payload_len != b->payload_len || memcmp(a->payload, b->payload, a->payload_len) != 0)
-        return "payload";
-    if (a->content_type_len != b->content_type_len ||
-        memcmp(a->content_type, b->content_type, a->content_type_len) != 0)
-        return "content type";
-    return NULL;
-}
-
-/* Compare with the first event of this id. 1: refused, op->err says why; 0: a repeat; -errno of the disk. */
-static int check_repeat(struct eb_store *store, struct eb_op *op, uint32_t i, uint64_t seq)
-{
-    struct eb_group *group = &store->group;
-    struct eb_event *first = fresh_event(group, seq), *stored = NULL;
-    if (!first) {
-        int rc = store->engine->ops->lookup(store->engine, seq, &stored);
-        if (rc == -ENOENT || rc == -EBADMSG)
-            return 0; /* nothing is left to compare with */
-        if (rc < 0 && group->mode == EB_GROUP_NO_WRITE) {
-            eb_group_refuse(op, group, (int)i); /* the lowest mode does not fail (W3) */
-            return 1;
-        }
-        if (rc < 0)
-            return rc;
-        first = stored;
-    }
-    const char *what = eb_group_difference(first, op->events[i]);
-    if (what) {
-        char id[EB_UUID_TEXT + 1];
-        eb_uuid_format(id, op->events[i]->id);
-        eb_fail(&op->err, EB_MESSAGE_ID_REUSED,
-                "message_id %s was used by event %" PRIu64
-                " with another %s: a new event needs an id of its own",
-                id, seq, what);
-        op->err.index = (int)i;
-        group->reused++;
-    }
-    eb_event_unref(stored);
-    return what ? 1 : 0;
 }
 
 /* Take back the events after the first @count of the group: they were given seqs, but no rows yet. */
@@ -263,6 +218,8 @@ void eb_group_add(struct eb_store *store, struct eb_event *event)
     struct eb_group *group = &store->group;
     event->seq = store->given + 1;
     event->timestamp = group->now;
+    if (event->make_id) /* afresh in each try: an id says seq and timestamp */
+        eb_made_id(&store->made, event->id, event->seq, event->timestamp);
     group->fresh[group->count++] = event;
     group->bytes += eb_event_size(event);
     store->given = event->seq;
@@ -271,27 +228,17 @@ void eb_group_add(struct eb_store *store, struct eb_event *event)
 /* Judge one member: give it a seq or find that it is a repeat. 0, 1 (refused), -errno. */
 static int check_member(struct eb_store *store, struct eb_op *op, uint32_t i, size_t op_first)
 {
-    struct eb_group *group = &store->group;
     struct eb_event *event = op->events[i];
-    uint64_t seq = store->given + 1;
-    const struct eb_dedupe_entry *found =
-        eb_dedupe_put(&store->dedupe, event->id, op->results[i].hash, seq, group->now);
-    if (found) {
-        op->results[i] = (struct eb_op_result){
-            .seq = found->seq,
-            .duplicate = true,
-            .fresh = found->seq > group->base + op_first,
-        };
-        return check_repeat(store, op, i, found->seq);
-    }
     bool done = false;
-    int rc = op->asks || store->scheduled ? eb_asked_member(store, op, i, &done) : 0;
+    int rc = eb_repeat_check(store, op, i, op_first, &done);
+    if (rc == 0 && !done && (op->asks || store->scheduled))
+        rc = eb_asked_member(store, op, i, &done);
     if (rc == 0 && !done)
         rc = eb_group_check_new(store, op, i);
     if (rc || done)
         return rc; /* refused: the entry just put goes with the rest of the op */
     eb_group_add(store, event);
-    op->results[i] = (struct eb_op_result){.seq = seq};
+    op->results[i] = (struct eb_op_result){.seq = event->seq};
     return 0;
 }
 
@@ -377,7 +324,7 @@ static int apply_ack(struct eb_store *store, struct eb_op *op)
         return 0;
     }
     if (op->has_id) {
-        struct eb_event *stored = NULL, *event = fresh_event(group, op->seq);
+        struct eb_event *stored = NULL, *event = eb_group_fresh(group, op->seq);
         int rc = 0;
         if (!event) {
             rc = store->engine->ops->lookup(store->engine, op->seq, &stored);
@@ -419,12 +366,13 @@ static int apply_auto_ack(struct eb_store *store, struct eb_op *op)
     return rc;
 }
 
-/* The group's ids, looked for at once: one after the other they would be waited for one by one. */
+/* The ids that publishers gave, looked for at once: one after the other they would be waited for one by one. */
 static void look_ahead(struct eb_store *store, struct eb_op *ops)
 {
     for (struct eb_op *op = ops; op; op = op->next)
         for (uint32_t i = 0; op->kind == EB_OP_PUBLISH && i < op->count; i++)
-            op->results[i].hash = eb_dedupe_ahead(&store->dedupe, op->events[i]->id);
+            if (!op->events[i]->make_id)
+                op->results[i].hash = eb_dedupe_ahead(&store->dedupe, op->events[i]->id);
 }
 
 static int apply_ops(struct eb_store *store, struct eb_op *ops)
@@ -532,7 +480,7 @@ static void start_group(struct eb_store *store, const struct eb_store_tune *tune
     group->count = 0;
     group->bytes = 0;
     group->now = eb_store_now_locked(store);
-    eb_dedupe_expire(&store->dedupe, group->now - tune->dedupe_window_ms);
+    eb_store_expire_ids_locked(store, tune, group->now);
     group->mark = eb_dedupe_mark(&store->dedupe);
     bool wait = (atomic_load(&store->read_only) || atomic_load(&store->disk_full)) &&
                 store->env.mono_ms(store->env.ctx) < store->retry_at;
@@ -585,13 +533,15 @@ static int try_group(struct eb_store *store, const struct eb_store_tune *tune, s
 static void settle(struct eb_store *store, const struct eb_store_tune *tune)
 {
     struct eb_group *group = &store->group;
-    if (group->count)
+    if (group->count) {
         store->last_timestamp = group->now;
+        eb_window_add(&store->window, &(struct eb_window_run){group->base + 1, store->given,
+                                                              group->now, group->now});
+    }
     atomic_store_explicit(&store->last_seq, store->given, memory_order_release);
     if (group->begun)
         eb_store_recovered_locked(store, group->count > 0);
-    eb_dedupe_bound(&store->dedupe, tune->dedupe_max);
-    eb_store_show_dedupe_locked(store);
+    eb_store_bound_ids_locked(store, tune);
     if (group->schedule_moved)
         eb_asked_show(store);
     count(&store->stats.stored, group->count);
@@ -604,7 +554,6 @@ static void settle(struct eb_store *store, const struct eb_store_tune *tune)
         count(&store->deletions, 1);
     count(&store->stats.expired, group->trimmed.expired);
     count(&store->stats.retained_out, group->trimmed.retained_out + group->trimmed.acked_out);
-    atomic_store_explicit(&store->stats.ids_evicted, store->dedupe.evicted, memory_order_relaxed);
 }
 
 static void hand_over(struct eb_store *store, struct eb_op *ops)

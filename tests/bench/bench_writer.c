@@ -64,8 +64,8 @@ static int null_trim(struct eb_engine *engine, const struct eb_trim_request *req
     *ret = (struct eb_trim_result){0};
     return 0;
 }
-static int null_load_ids(struct eb_engine *engine, int64_t since, uint64_t max, eb_engine_id_fn *fn,
-                         void *ctx)
+static int null_load_ids(struct eb_engine *engine, int64_t since, uint64_t max,
+                         const struct eb_engine_ids *tell)
 {
     return 0;
 }

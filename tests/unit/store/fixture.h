@@ -124,15 +124,15 @@ static int fx_lookup(struct eb_engine *engine, uint64_t seq, struct eb_event **r
     TRY();
     return INNER(lookup)(FX(engine)->inner, seq, ret);
 }
-static int fx_load_ids(struct eb_engine *engine, int64_t since, uint64_t max, eb_engine_id_fn *fn,
-                       void *ctx)
+static int fx_load_ids(struct eb_engine *engine, int64_t since, uint64_t max,
+                       const struct eb_engine_ids *tell)
 {
     if (FX(engine)->log)
-        return INNER(load_ids)(FX(engine)->inner, since, max, fn, ctx);
+        return INNER(load_ids)(FX(engine)->inner, since, max, tell);
     for (size_t i = 0; i < 4 && FX(engine)->stored[i].seq; i++) {
         const struct eb_dedupe_entry *entry = &FX(engine)->stored[i];
         if (entry->timestamp >= since)
-            fn(ctx, entry->id, entry->seq, entry->timestamp);
+            tell->id(tell->ctx, entry->id, entry->seq, entry->timestamp);
     }
     return 0;
 }

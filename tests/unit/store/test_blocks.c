@@ -102,8 +102,8 @@ static void is_consistent(struct run *run)
              (unsigned long long)open);
     assert_int_equal(ask(run, sql), 0);
     struct eb_engine *engine = run->fx.engine;
-    assert_int_equal(
-        engine->ops->load_ids(engine, run->fx.now - WINDOW + 1, MANY * 2, count_id, &last), 0);
+    const struct eb_engine_ids tell = {.ctx = &last, .id = count_id};
+    assert_int_equal(engine->ops->load_ids(engine, run->fx.now - WINDOW + 1, MANY * 2, &tell), 0);
     assert_int_equal(last, run->fx.next_seq - 1);
 }
 

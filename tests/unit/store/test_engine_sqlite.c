@@ -260,7 +260,8 @@ static unsigned ids_since(struct log_fixture *fx, int64_t since)
 {
     uint64_t ids[2] = {0, 0};
 
-    assert_int_equal(fx->engine->ops->load_ids(fx->engine, since, 1000000, count_id, ids), 0);
+    const struct eb_engine_ids tell = {.ctx = ids, .id = count_id};
+    assert_int_equal(fx->engine->ops->load_ids(fx->engine, since, 1000000, &tell), 0);
     return (unsigned)ids[0];
 }
 

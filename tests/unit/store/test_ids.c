@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "broker/store/ops.h"
 #include "fixture.h"
 
 #define EVENTS 9000u /* three pieces of a snapshot */
@@ -183,6 +184,8 @@ static void not_believed(void **state)
 {
     struct ids_fixture *fx = *state;
     const char *const harm[] = {
+        "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -5", /* the runs */
+        "DELETE FROM ids WHERE part = -5",
         "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -3",
         "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -1",
         "DELETE FROM ids WHERE part = -4",
@@ -204,6 +207,238 @@ static void not_believed(void **state)
         assert_int_equal(info.events, EVENTS);
         all_are_known(fx, 1, EVENTS);
     }
+}
+
+/* Ids that the broker made: of events without one. Seqs @from to @upto; their ids go into @ret. */
+static void publish_plain(struct ids_fixture *fx, unsigned from, unsigned upto, uint8_t (*ret)[16])
+{
+    for (unsigned n = from; n <= upto; n++) {
+        struct eb_draft draft = {.topic = "t", .topic_len = 1, .payload = "x", .payload_len = 1};
+        struct eb_op_result result = {0};
+        struct eb_event *event = eb_event_create(&draft);
+        struct eb_op op = {.kind = EB_OP_PUBLISH,
+                           .count = 1,
+                           .events = &event,
+                           .results = &result,
+                           .done = nothing};
+        eb_store_submit(fx->store, &op, &op);
+        eb_writer_drain(fx->store);
+        assert_int_equal(op.err.code, EB_OK);
+        assert_int_equal(result.seq, n);
+        memcpy(ret[n], event->id, 16);
+        eb_event_unref(event);
+    }
+}
+
+/* What a publish with @id repeats; 0: nothing, it is stored. */
+static uint64_t repeat_of(struct ids_fixture *fx, const uint8_t id[16])
+{
+    struct eb_draft draft = {
+        .topic = "t", .topic_len = 1, .payload = "x", .payload_len = 1, .has_id = true};
+    struct eb_op_result result = {0};
+    memcpy(draft.id, id, 16);
+    struct eb_event *event = eb_event_create(&draft);
+    struct eb_op op = {
+        .kind = EB_OP_PUBLISH, .count = 1, .events = &event, .results = &result, .done = nothing};
+    eb_store_submit(fx->store, &op, &op);
+    eb_writer_drain(fx->store);
+    assert_int_equal(op.err.code, EB_OK);
+    eb_event_unref(event);
+    return result.duplicate ? result.seq : 0;
+}
+
+static void made_are_known(struct ids_fixture *fx, unsigned from, unsigned upto, uint8_t (*ids)[16])
+{
+    for (unsigned n = from; n <= upto; n = n < upto && n + 97 > upto ? upto : n + 97)
+        assert_int_equal(repeat_of(fx, ids[n]), n);
+}
+
+static void killed_after(struct ids_fixture *fx, void (*work)(struct ids_fixture *fx))
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        open_log(fx);
+        work(fx);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+static void no_work(struct ids_fixture *fx)
+{
+}
+
+static uint8_t (*made_ids(void))[16]
+{
+    static uint8_t ids[EVENTS + 100][16];
+    return ids;
+}
+
+/* Ids that were made need no place: neither in the snapshot nor, after a kill, in the table; and all are known. */
+static void made_ids_need_no_place(void **state)
+{
+    struct ids_fixture *fx = *state;
+    uint8_t(*ids)[16] = made_ids();
+    struct eb_store_info info;
+    bool duplicate;
+    open_log(fx);
+    publish_plain(fx, 1, EVENTS, ids);
+    assert_int_equal(publish_id(fx, 77, &duplicate), EVENTS + 1);
+    for (int killed = 0; killed < 2; killed++) {
+        close_log(fx);
+        assert_int_equal(ask(fx, "SELECT count(*) FROM ids WHERE part < -1"), 2);
+        if (killed)
+            killed_after(fx, no_work);
+        open_log(fx);
+        assert_int_equal(eb_dedupe_count(&fx->store->dedupe), 1);
+        eb_store_info(fx->store, &info);
+        assert_int_equal(info.dedupe_ids, EVENTS + 1);
+        made_are_known(fx, 1, EVENTS, ids);
+        assert_int_equal(publish_id(fx, 77, &duplicate), EVENTS + 1);
+        assert_true(duplicate);
+    }
+}
+
+/* A row deleted by retention leaves no list of ids that were made, and they are known, also after a kill. */
+static void made_ids_of_deleted_events(void **state)
+{
+    struct ids_fixture *fx = *state;
+    uint8_t(*ids)[16] = made_ids();
+    struct eb_store_info info;
+    fx->config.retention_events = 100;
+    fx->config.acked_retention_ms = 0;
+    open_log(fx);
+    publish_plain(fx, 1, EVENTS, ids);
+    struct eb_op ack = {.kind = EB_OP_ACK, .seq = EVENTS - 5, .done = nothing};
+    eb_store_submit(fx->store, &ack, &ack);
+    eb_writer_drain(fx->store);
+    usleep(2000);
+    janitor(fx);
+    assert_true(ask(fx, "SELECT count(*) FROM log") <= 100);
+    assert_int_equal(ask(fx, "SELECT count(*) FROM log WHERE seq = 8995"), 0);
+    assert_int_equal(ask(fx, "SELECT count(*) FROM ids WHERE part > 0"), 0);
+    close_log(fx);
+    open_log(fx);
+    eb_store_info(fx->store, &info);
+    assert_int_equal(info.dedupe_ids, EVENTS);
+    close_log(fx);
+    killed_after(fx, no_work);
+    open_log(fx);
+    made_are_known(fx, 1, EVENTS, ids);
+    assert_int_equal(repeat_of(fx, ids[EVENTS - 5]), EVENTS - 5);
+}
+
+static void new_epoch(struct ids_fixture *fx)
+{
+    close_log(fx);
+    fx->config.new_epoch = true;
+    open_log(fx);
+    fx->config.new_epoch = false;
+}
+
+/*
+ * The newest events were lost with a power cut, the epoch is new: their seqs are given again, their ids are not known, and
+ * those of the events that are left, or were deleted, are.
+ */
+static void ids_of_lost_events(void **state)
+{
+    struct ids_fixture *fx = *state;
+    uint8_t(*ids)[16] = made_ids(), lost[16], more[20][16];
+    open_log(fx);
+    publish_plain(fx, 1, 12, ids);
+    memcpy(lost, ids[11], 16);
+    close_log(fx);
+    ask(fx, "DELETE FROM log WHERE seq > 10");
+    ask(fx, "DELETE FROM log WHERE seq = 4"); /* deleted, say, by its ttl */
+    ask(fx, "UPDATE meta SET value = 10 WHERE key = 'last_seq'");
+    fx->config.new_epoch = true;
+    open_log(fx);
+    fx->config.new_epoch = false;
+    new_epoch(fx);
+    made_are_known(fx, 1, 10, ids);
+    assert_int_equal(repeat_of(fx, ids[4]), 4);
+    publish_plain(fx, 11, 11, more);
+    assert_memory_not_equal(more[11], lost, 16);
+    assert_int_equal(repeat_of(fx, more[11]), 11);
+    assert_int_equal(repeat_of(fx, lost), 0); /* it is stored at last, as 12 */
+    assert_int_equal(repeat_of(fx, lost), 12);
+    close_log(fx);
+    killed_after(fx, no_work);
+    open_log(fx);
+    assert_int_equal(repeat_of(fx, lost), 12);
+    assert_int_equal(repeat_of(fx, more[11]), 11);
+    made_are_known(fx, 1, 10, ids);
+}
+
+/* Without its secret, or with one that is damaged, a start takes the ids of the rows like publishers', and makes a new one. */
+static void the_secret_is_lost(void **state)
+{
+    struct ids_fixture *fx = *state;
+    uint8_t(*ids)[16] = made_ids();
+    const char *const harm[] = {
+        "DELETE FROM meta WHERE key = 'id_key'",
+        "UPDATE meta SET value = '0' || substr(value, 2) WHERE key = 'id_key'"
+        " AND value NOT LIKE '0%'",
+        "UPDATE meta SET value = 7 WHERE key = 'id_key'",
+    };
+    unsigned last = 0;
+    open_log(fx);
+    for (size_t i = 0; i < sizeof harm / sizeof *harm; i++) {
+        publish_plain(fx, last + 1, last + 50, ids);
+        last += 50;
+        close_log(fx);
+        ask(fx, harm[i]);
+        open_log(fx);
+        made_are_known(fx, 1, last, ids);
+        assert_int_equal(repeat_of(fx, ids[last]), last);
+    }
+}
+
+/* A backup and what is restored of it know the ids of their events, and of those that were deleted. */
+static void a_backup_knows_them(void **state)
+{
+    struct ids_fixture *fx = *state;
+    uint8_t(*ids)[16] = made_ids();
+    char copy[128], restored[128];
+    struct eb_ops_summary sum;
+    struct eb_error err;
+    fx->config.retention_events = 60;
+    open_log(fx);
+    publish_plain(fx, 1, 100, ids);
+    janitor(fx);
+    snprintf(copy, sizeof copy, "%s/copy.db", fx->folder);
+    snprintf(restored, sizeof restored, "%s/new.db", fx->folder);
+    assert_int_equal(eb_store_backup(fx->path, copy, NULL, &sum, &err), 0);
+    publish_plain(fx, 101, 102, ids); /* not in the copy */
+    close_log(fx);
+    assert_int_equal(eb_store_restore(copy, restored, NULL, &sum, &err), 0);
+    assert_int_equal(eb_store_verify(restored, NULL, &sum, &err), 0);
+    snprintf(fx->path, sizeof fx->path, "%s/new.db", fx->folder);
+    open_log(fx);
+    made_are_known(fx, 1, 100, ids);
+    assert_int_equal(repeat_of(fx, ids[101]), 0);
+    assert_int_equal(repeat_of(fx, ids[101]), 101);
+}
+
+/* What an older broker left: a snapshot with all ids and without runs, and a file without a secret. */
+static void an_older_snapshot(void **state)
+{
+    struct ids_fixture *fx = *state;
+    struct eb_store_info info;
+    open_log(fx);
+    publish_new(fx, 1, EVENTS);
+    close_log(fx);
+    ask(fx, "UPDATE meta SET value = substr(value, 3) WHERE key = 'saved'");
+    ask(fx, "DELETE FROM meta WHERE key = 'id_key'");
+    ask(fx, "DELETE FROM ids WHERE part = -5");
+    ask(fx, "DELETE FROM log WHERE seq = 4000"); /* only the snapshot has it */
+    open_log(fx);
+    eb_store_info(fx->store, &info);
+    assert_int_equal(info.dedupe_ids, EVENTS);
+    all_are_known(fx, 1, EVENTS);
+    all_are_known(fx, 4000, 4000);
 }
 
 /* Settings that ask for more than the snapshot has are answered from the log; for less, from the snapshot. */
@@ -321,6 +556,12 @@ int main(void)
         T(deleted_ids_are_known),
         T(lists_are_bounded),
         T(groups_delete_while_behind),
+        T(made_ids_need_no_place),
+        T(made_ids_of_deleted_events),
+        T(ids_of_lost_events),
+        T(the_secret_is_lost),
+        T(a_backup_knows_them),
+        T(an_older_snapshot),
     };
     return cmocka_run_group_tests_name("ids", tests, NULL, NULL);
 }

@@ -133,10 +133,11 @@ static void repeat_is_compared(void **state)
                              .payload = "1",
                              .payload_len = 1,
                              .content_type = "text/html",
-                             .content_type_len = 9};
+                             .content_type_len = 9,
+                             .has_id = true};
     struct act *act = act_new(fx, EB_OP_PUBLISH);
+    id_from(draft.id, 1);
     act->events[act->op.count++] = eb_event_create(&draft);
-    id_from(act->events[0]->id, 1);
     run(act);
     assert_int_equal(EB_MESSAGE_ID_REUSED, act->op.err.code);
     assert_non_null(strstr(act->op.err.message, "content type"));
