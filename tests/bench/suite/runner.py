@@ -115,6 +115,8 @@ class Run:
 
     def run(self, picked):
         wanted, started = needed(picked), time.monotonic()
+        if self.options.folder:
+            pathlib.Path(self.options.folder).mkdir(parents=True, exist_ok=True)
         home = pathlib.Path(tempfile.mkdtemp(prefix="bench-", dir=self.options.folder)).resolve()
         context = Context(self.options.build, home, self.scale, self.result)
         brokers.Eventbus.program = (self.options.build / "broker/eventbusd").resolve()
