@@ -24,7 +24,7 @@ STAGES = {
     "event": "eb_publish_add make_publish eb_ws_publish_create eb_event_create eb_event_create_in fill_event eb_page_finish",
     "submit": "eb_bus_publish eb_store_submit eb_store_submit_or_commit",
     "group": "commit_group_locked eb_writer_thread",
-    "ids": "eb_dedupe_put eb_dedupe_bound hash_id",
+    "ids": "eb_repeat_check eb_dedupe_put eb_dedupe_bound hash_id eb_made_id eb_window_add",
     "row": "eb_sqlite_append append_run next_row column eb_row_crc crc_by_steps",
     "SQLite": "sqlite3_step sqlite3_reset",
     "dispatch": "eb_dispatch_committed flush_segment",
