@@ -111,7 +111,7 @@ static const struct setting table[] = {
      "How long a message id is remembered.", "Longer than any sane retry."},
     {"dedupe_max", KIND_COUNT, AT(dedupe_max), "1000000", 0, 100000000, NULL, true, true,
      "Message ids remembered at most; beyond it the oldest go early, counted.",
-     "63 MB at the most."},
+     "63 MB at the most, when publishers give them all; those that the broker makes cost nothing."},
     {"max_scheduled", KIND_COUNT, AT(max_scheduled), "1000000", 0, 100000000, NULL, true, false,
      "Events that wait until they are due (deliver_at, delay); beyond it a publish for later is "
      "refused.",

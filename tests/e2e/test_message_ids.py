@@ -8,6 +8,8 @@ import pytest
 from lib import bin
 from lib.bin import BIN_V1
 from lib.broker import BUILD, wait_for
+from lib.load import Load
+from lib.procs import is_sanitized, rss_mib
 from lib.ws import BINARY, WebSocket
 
 
@@ -151,3 +153,18 @@ def test_a_restored_backup_knows_them(start_broker, tmp_path):
     restored = start_broker(db=tmp_path / "new.db")
     assert_all_are_duplicates(restored, told)
     assert not restored.publish("t", b"later", Event_Id=later["message_id"])["duplicate"], "it is not in the copy"
+
+
+def test_they_take_no_memory_after_a_start(start_broker):
+    """As many in a table would take 19 MiB."""
+    broker = start_broker()
+    if is_sanitized(broker):
+        pytest.skip("a sanitizer needs the memory")
+    empty = rss_mib(broker)
+    Load(broker.port, count=300_000, window=4096, size=10).wait()
+    broker.stop()
+    broker.start()
+    assert broker.stats()["dedupe_ids"] == 300_000
+    grown = rss_mib(broker) - empty
+    print(f"{empty:.1f} MiB and {grown:.1f} more")
+    assert grown < 4
