@@ -66,6 +66,8 @@ const struct eb_bus_config *eb_bus_config(struct eb_bus *bus);
 /** End of what subscribers may see; at least every seq that was answered. */
 uint64_t eb_bus_visible(struct eb_bus *bus);
 
+#define EB_ID_ROOM 78 /* for a request's `id`, or the place of a longer one */
+
 /* ---- publish ---- */
 
 #define EB_REPLY_TTL 60 /* seconds */
@@ -75,15 +77,13 @@ uint64_t eb_bus_visible(struct eb_bus *bus);
  * destroyed by whoever wants its result last.
  */
 struct eb_publish {
-    struct eb_op op;            /* op.err, op.results; op.user is the bus's */
     struct eb_session *session; /* one reference if set: nothing more is done with it here */
     void (*done)(struct eb_publish *publish); /* as eb_op.done */
     void *user;
     bool batch;
-    char id_text[192]; /* room for the request's `id` as it came: the net's */
     uint8_t id_len;
-    struct eb_event *event1; /* storage of the usual count 1 */
-    struct eb_op_result result1;
+    char id_text[EB_ID_ROOM]; /* room for the request's `id` as it came: the net's */
+    struct eb_op op;          /* op.err, op.results; op.user is the bus's */
     struct eb_op_ask ask1;
 };
 /**
@@ -190,7 +190,7 @@ struct eb_subscribe {
     /* On the committing thread at the request's place in the order; before its first event. May free it at once. */
     void (*done)(struct eb_subscribe *subscribe);
     void *user;
-    char id_text[192];
+    char id_text[EB_ID_ROOM];
     uint8_t id_len;
 };
 void eb_bus_subscribe(struct eb_bus *bus, struct eb_session *session,
@@ -203,7 +203,7 @@ struct eb_request { /* unsubscribe and ack: small enough to share a form */
     struct eb_error err;
     void (*done)(struct eb_request *request);
     void *user;
-    char id_text[192];
+    char id_text[EB_ID_ROOM];
     uint8_t id_len;
 };
 /** err: EB_NOT_FOUND when the session has no such subscription. */

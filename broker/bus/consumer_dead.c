@@ -196,6 +196,7 @@ static void bury(struct burial *burial)
         .count = burial->event != NULL,
         .events = &burial->event,
         .results = &burial->result,
+        .bytes = burial->event != NULL ? eb_event_size(burial->event) : 0,
         .collect = bury_collect,
         .internal = true,
         .err = {.code = EB_OK, .index = -1},

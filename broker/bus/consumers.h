@@ -129,7 +129,7 @@ struct eb_consumer_request {
        the call returned. Must not block, nor make requests about consumers; eb_session_reply_bytes works on all of them. */
     void (*done)(struct eb_consumer_request *request);
     void *user;
-    char id_text[192]; /* as in eb_publish */
+    char id_text[EB_ID_ROOM]; /* as in eb_publish */
     uint8_t id_len;
 };
 /** Threads: any, no lock held. */

@@ -583,6 +583,16 @@ static void take_publish(struct eb_bus *bus, struct eb_dispatch *d, struct eb_op
     }
 }
 
+/* What the commit has pushed out of the cache. */
+static void fetch(const struct eb_op *op)
+{
+    const struct eb_op *ahead = eb_op_fetch(op);
+    if (ahead != NULL && ahead->ahead != NULL) {
+        __builtin_prefetch((const char *)ahead->ahead - EB_PUBLISH_FRONT);
+        __builtin_prefetch((const char *)ahead->ahead - EB_PUBLISH_FRONT / 2);
+    }
+}
+
 void eb_dispatch_committed(void *ctx, struct eb_op *ops)
 {
     struct eb_bus *bus = ctx;
@@ -590,6 +600,7 @@ void eb_dispatch_committed(void *ctx, struct eb_op *ops)
 
     for (struct eb_op *next, *op = ops; op != NULL; op = next) {
         next = op->next;
+        fetch(op);
         op->next = NULL;
         if (op->kind == EB_OP_FENCE) {
             flush_segment(bus, d);

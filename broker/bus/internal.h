@@ -17,6 +17,7 @@
 #define EB_SEGMENT_EVENTS 256 /* events between two moves of `visible` */
 #define EB_PAGE_EVENTS    512 /* bounds of one reader's turn */
 #define EB_PAGE_BYTES     (512 * 1024)
+#define EB_AHEAD          8  /* how far an operation's `ahead` is */
 #define EB_SHARDS         16 /* and one more for patterns that begin with a wildcard */
 #define EB_NO_PUSH        UINT32_MAX
 
@@ -136,6 +137,7 @@ struct eb_session {
 
     struct { /* [R] requests made and not yet handed to the store (requests.c) */
         struct eb_op *first, *last;
+        struct eb_op *recent[EB_AHEAD]; /* the last ones, by their number */
         unsigned ops;
         size_t bytes; /* of their events */
     } chunk;
@@ -211,6 +213,10 @@ void eb_stream_kick_locked(struct eb_stream *stream);
 void eb_session_lag_locked(struct eb_session *session, uint64_t cursor);
 void eb_session_catch_up_locked(struct eb_session *session, uint64_t cursor);
 void eb_session_wake(struct eb_session *session);
+
+/* ---- publish.c ---- */
+
+#define EB_PUBLISH_FRONT 128 /* bytes of a publish that lie before its operation */
 
 /* ---- bundle.c ---- */
 

@@ -15,22 +15,29 @@
 #include "common/uuid.h"
 
 #define BLOCK_MAX 64
+#define LINES     128 /* two of the cache, which the processor fetches together */
 
 /* What eb_publish_create really makes. */
 struct publish {
-    struct eb_publish pub;
     struct eb_bus *bus; /* from eb_bus_publish on */
     size_t max;
-    size_t bytes;           /* of its events */
     struct eb_block *block; /* that it lies in, or NULL */
+    struct eb_publish pub;
 };
+_Static_assert(offsetof(struct publish, pub.op) == EB_PUBLISH_FRONT &&
+                   offsetof(struct publish, pub.op.err.message) <= EB_PUBLISH_FRONT + LINES,
+               "what each publish needs stands together");
 
 struct eb_block {
     atomic_uint
         refs; /* places that are in use or may still be, and the session's while it has it */
     unsigned used, cap;         /* the requests' thread's */
     struct eb_session *session; /* one reference */
-    struct publish places[];
+    struct place *places;       /* behind this */
+};
+
+struct place {
+    _Alignas(LINES) struct publish publish;
 };
 
 static struct publish *outer(struct eb_publish *pub)
@@ -42,28 +49,19 @@ static struct publish *outer(struct eb_publish *pub)
 static void init(struct publish *publish, size_t max, struct eb_block *block)
 {
     struct eb_publish *pub = &publish->pub;
+    publish->bus = NULL;
+    publish->max = max;
+    publish->block = block;
+    memset(pub, 0, offsetof(struct eb_publish, id_text));
     memset(&pub->op, 0, offsetof(struct eb_op, err));
     pub->op.kind = EB_OP_PUBLISH;
-    pub->op.events = &pub->event1;
-    pub->op.results = &pub->result1;
-    pub->op.asks = NULL;
+    pub->op.events = &pub->op.event1;
+    pub->op.results = &pub->op.result1;
     pub->op.err.code = EB_OK;
     pub->op.err.index = -1;
     pub->op.err.message[0] = '\0';
-    pub->op.last_seq = 0;
-    pub->op.done = NULL;
-    pub->op.user = NULL;
-    pub->session = NULL;
-    pub->done = NULL;
-    pub->user = NULL;
-    pub->batch = false;
-    pub->id_len = 0;
-    pub->event1 = NULL;
-    pub->result1 = (struct eb_op_result){0};
-    publish->bus = NULL;
-    publish->max = max;
-    publish->bytes = 0;
-    publish->block = block;
+    memset((char *)&pub->op + offsetof(struct eb_op, user), 0,
+           sizeof(pub->op) - offsetof(struct eb_op, user));
 }
 
 struct eb_publish *eb_publish_create(size_t max)
@@ -113,9 +111,11 @@ static struct eb_block *open_block(struct eb_session *session)
     unsigned cap = block != NULL ? 2 * block->cap : session->block_cap;
     cap = cap < 1 ? 1 : cap > BLOCK_MAX ? BLOCK_MAX : cap;
     eb_publish_end_block(session);
-    block = malloc(sizeof(*block) + cap * sizeof(block->places[0]));
+    block = malloc(sizeof(*block) + LINES - 1 + cap * sizeof(block->places[0]));
     if (block == NULL)
         return NULL;
+    block->places =
+        (struct place *)(void *)(((uintptr_t)(block + 1) + LINES - 1) & ~(uintptr_t)(LINES - 1));
     atomic_init(&block->refs, cap + 1);
     block->used = 0;
     block->cap = cap;
@@ -130,7 +130,7 @@ struct eb_publish *eb_publish_create_on(struct eb_session *session, size_t max)
         struct eb_block *block = open_block(session);
         if (block == NULL)
             return NULL;
-        struct publish *publish = &block->places[block->used++];
+        struct publish *publish = &block->places[block->used++].publish;
         init(publish, 1, block);
         pub = &publish->pub;
         pub->session = session;
@@ -217,7 +217,7 @@ int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_d
         goto refused;
     }
     pub->op.events[pub->op.count++] = event;
-    outer(pub)->bytes += eb_event_size(event);
+    pub->op.bytes += eb_event_size(event);
     return 0;
 refused:
     if (pub->batch)
@@ -231,7 +231,7 @@ static void publish_done(struct eb_op *op)
     struct eb_publish *pub = eb_container(op, struct eb_publish, op);
     struct eb_bus *bus = outer(pub)->bus;
     struct eb_session *session = pub->session;
-    size_t bytes = outer(pub)->bytes;
+    size_t bytes = op->bytes;
     uint64_t stored = 0;
     for (uint32_t i = 0; op->err.code == EB_OK && i < op->count; i++)
         stored += !op->results[i].duplicate && !op->results[i].scheduled;
@@ -253,7 +253,7 @@ void eb_bus_publish(struct eb_bus *bus, struct eb_publish *pub)
         pub->op.kind = EB_OP_FENCE; /* an empty batch is only a place in the order */
     pub->op.done = publish_done;
     if (pub->session != NULL)
-        eb_session_request(pub->session, &pub->op, outer(pub)->bytes);
+        eb_session_request(pub->session, &pub->op, pub->op.bytes);
     else
         eb_bus_submit(bus, &pub->op);
 }

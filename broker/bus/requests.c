@@ -53,12 +53,15 @@ unsigned eb_session_submit(struct eb_session *session)
 
 void eb_session_request(struct eb_session *session, struct eb_op *op, size_t bytes)
 {
-    op->next = NULL;
+    struct eb_op **recent = &session->chunk.recent[session->chunk.ops % EB_AHEAD];
+    op->next = op->ahead = NULL;
     if (session->chunk.last != NULL)
         session->chunk.last->next = op;
     else
         session->chunk.first = op;
-    session->chunk.last = op;
+    if (session->chunk.ops >= EB_AHEAD)
+        (*recent)->ahead = op;
+    *recent = session->chunk.last = op;
     session->chunk.ops++;
     session->chunk.bytes += bytes;
     if (!session->collects || session->chunk.ops >= CHUNK_OPS ||

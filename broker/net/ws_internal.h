@@ -83,7 +83,7 @@ void eb_ws_control_sent(struct eb_ws_control *control, size_t bytes);
 
 /* ---- ws_id.c ---- */
 
-#define EB_WS_ID_INLINE 192
+#define EB_WS_ID_INLINE EB_ID_ROOM
 
 /** Keep @len bytes of JSON text (0: no id) in the room a bus request has for it. False: out of memory. */
 bool eb_ws_id_keep(char room[EB_WS_ID_INLINE], uint8_t *room_len, const char *text, size_t len);

@@ -80,23 +80,23 @@ struct eb_op_result {
 /*
  * One operation. Memory and events belong to the submitter's `done`: the store never frees any of it.
  * The store fills `err`, `results`, `last_seq`.
+ * What each publish needs comes first, so that the committing thread, to which all of it is news, fetches little.
  */
 struct eb_op {
     struct eb_op *next;
+    struct eb_op
+        *ahead; /* one a few places behind this one, or NULL: the store fetches it betimes */
     enum eb_op_kind kind;
     uint32_t
         count; /* publish, auto_ack; due: 0 when submitted, the store sets how many there were */
-    uint32_t room; /* due: room in events and results */
     struct eb_event *
         *events; /* publish: each one's seq and timestamp are set when it is new; due: one reference
                                      each for the submitter */
-    const struct eb_op_ask *asks; /* publish: count of them, or NULL: nothing is asked */
     struct eb_op_result *results; /* publish: count of them */
-    uint64_t *seqs;               /* auto_ack */
-    uint64_t seq;                 /* ack */
-    bool has_id;                  /* ack: compare with the seq's own id */
-    bool more;                    /* due: there is more that is due */
-    uint8_t id[16];               /* ack, unschedule */
+    const struct eb_op_ask *asks; /* publish: count of them, or NULL: nothing is asked */
+    size_t bytes;            /* publish: eb_event_size of all its events, for the group's bound */
+    struct eb_event *event1; /* where `events` and `results` of a single one may point, */
+    struct eb_op_result result1; /* and then lie where they are needed */
     /*
      * state, publish: what is to be kept in the same transaction; NULL: nothing. Called once, under the commit lock,
      * at the op's place and before its events are judged; not again when the group is tried again. It may set
@@ -104,9 +104,13 @@ struct eb_op {
      * writes nothing of it: `err` tells.
      */
     const struct eb_state_write *(*collect)(struct eb_op *op);
-    const struct eb_state_write *writes; /* the store's: what it gave */
-    bool collected;                      /* the store's; false when submitted */
-    bool internal;                       /* publish: the broker's own, goes on below min_free */
+    /*
+     * Called exactly once, by the thread that holds the commit lock, after the commit (or its failure).
+     * May free the op. Must not block, nor submit and wait; submitting is allowed.
+     */
+    void (*done)(struct eb_op *op);
+    uint64_t
+        last_seq; /* the log's last seq at the op's place in the order; `collect` finds it set */
     /*
      * Code EB_OK when it took effect. Else, for a publish with `index` = the member it is about:
      * EB_MESSAGE_ID_REUSED, EB_CONFLICT (another seq is the topic's last: the message says which), EB_LIMIT_EXCEEDED
@@ -116,15 +120,28 @@ struct eb_op {
      * log), EB_UNAVAILABLE. State: EB_STORAGE_FULL (at the real end of the disk), EB_UNAVAILABLE. A fence always works.
      */
     struct eb_error err;
-    uint64_t
-        last_seq; /* the log's last seq at the op's place in the order; `collect` finds it set */
-    /*
-     * Called exactly once, by the thread that holds the commit lock, after the commit (or its failure).
-     * May free the op. Must not block, nor submit and wait; submitting is allowed.
-     */
-    void (*done)(struct eb_op *op);
     void *user;
+    uint64_t *seqs;                      /* auto_ack */
+    uint64_t seq;                        /* ack */
+    uint8_t id[16];                      /* ack, unschedule */
+    bool has_id;                         /* ack: compare with the seq's own id */
+    bool more;                           /* due: there is more that is due */
+    bool collected;                      /* the store's; false when submitted */
+    bool internal;                       /* publish: the broker's own, goes on below min_free */
+    uint32_t room;                       /* due: room in events and results */
+    const struct eb_state_write *writes; /* the store's: what `collect` gave */
 };
+
+/* Let the memory be brought of what a walk along ->next reaches soon after @op. Returns op->ahead. */
+static inline const struct eb_op *eb_op_fetch(const struct eb_op *op)
+{
+    const struct eb_op *ahead = op->ahead;
+    if (ahead && ahead->ahead) {
+        __builtin_prefetch(ahead->ahead);
+        __builtin_prefetch(&ahead->ahead->done);
+    }
+    return ahead;
+}
 
 struct eb_store_hooks {
     void *ctx;

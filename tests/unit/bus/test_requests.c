@@ -202,6 +202,37 @@ static void publishes_of_a_chunk_share_memory(void **unused)
     fake_close(w); /* the sanitizers' builds see what is left or given up twice */
 }
 
+/* What the store is told of a chunk's operations beforehand: how large each is, and which one comes soon behind it. */
+static void operations_of_a_chunk_say_what_comes(void **unused)
+{
+    struct fake_world *w = fake_open(wide);
+    struct eb_session *session = open_session(w, &plain_ops);
+    struct eb_draft draft = {.topic = "a", .topic_len = 1, .payload = "xyz", .payload_len = 3};
+    struct eb_op *ops[100];
+    struct eb_error err;
+    size_t frames, len;
+    eb_session_collect(session);
+    for (int chunk = 0; chunk < 2; chunk++) {
+        for (int i = 0; i < 100; i++) {
+            struct eb_publish *publish = eb_publish_create_on(session, 1);
+            assert_int_equal(eb_publish_add(w->bus, publish, &draft, &err), 0);
+            assert_int_equal(publish->op.bytes, eb_event_size(publish->op.events[0]));
+            publish->done = published;
+            publish->user = (void *)(size_t)1;
+            ops[i] = &publish->op;
+            eb_bus_publish(w->bus, publish);
+        }
+        for (int i = 0; i < 100; i++)
+            assert_ptr_equal(ops[i]->ahead, i + EB_AHEAD < 100 ? ops[i + EB_AHEAD] : NULL);
+        eb_session_submit(session);
+        fake_commit(w, ALL);
+    }
+    drain(session, &frames, &len);
+    assert_int_equal(len, 200);
+    close_session(session);
+    fake_close(w);
+}
+
 /* C1: only what a peer waits for with nothing else under way may be committed on the connection's thread. */
 static void a_lone_small_request_may_be_committed_at_once(void **unused)
 {
@@ -329,6 +360,7 @@ int main(void)
         cmocka_unit_test(collected_requests_count_as_open),
         cmocka_unit_test(a_large_chunk_goes_by_itself),
         cmocka_unit_test(publishes_of_a_chunk_share_memory),
+        cmocka_unit_test(operations_of_a_chunk_say_what_comes),
         cmocka_unit_test(a_lone_small_request_may_be_committed_at_once),
         cmocka_unit_test(answers_of_a_segment_go_together),
         cmocka_unit_test(merged_answers_are_written_at_the_end),

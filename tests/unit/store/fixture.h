@@ -360,7 +360,9 @@ static inline struct eb_event *event_new(unsigned id, const char *topic, const c
 
 static inline struct act *add(struct act *act, unsigned id, const char *topic, const char *payload)
 {
-    act->events[act->op.count++] = event_new(id, topic, payload);
+    struct eb_event *event = event_new(id, topic, payload);
+    act->op.bytes += eb_event_size(event);
+    act->events[act->op.count++] = event;
     return act;
 }
 

@@ -96,6 +96,69 @@ static void group_is_bounded_and_batches_whole(void **state)
         act_free(acts[i]);
 }
 
+/* W1: what the submitter says its events come to bounds a group as their number does. */
+static void group_is_bounded_in_bytes(void **state)
+{
+    struct fixture *fx = *state;
+    struct act *acts[5];
+    fx->config.group_bytes = 2 * sizeof(struct eb_event) + 100;
+    fx_open(fx);
+    for (unsigned i = 0; i < 5; i++)
+        acts[i] = submit(publish(fx, i + 1, "a", "1"));
+    eb_writer_drain(fx->store);
+    assert_int_equal(3, fx->commits);
+    for (size_t i = 0; i < 5; i++)
+        act_free(acts[i]);
+}
+
+#define MANY 1000
+
+/* W9: a group of several runs is one transaction; what it finds repeated may lie in any of them. */
+static void a_group_of_several_runs_is_one_transaction(void **state)
+{
+    struct fixture *fx = *state;
+    struct act *acts[MANY];
+    fx_open(fx);
+    for (unsigned i = 0; i < MANY; i++) {
+        unsigned id = i == 650 ? 4 : i == 660 ? 641 : i == 670 ? 5 : i + 1;
+        acts[i] = submit(publish(fx, id, "a", i == 670 ? "other" : "1"));
+        if (i >= 8)
+            acts[i - 8]->op.ahead = &acts[i]->op;
+    }
+    eb_writer_drain(fx->store);
+    assert_int_equal(1, fx->begins);
+    assert_int_equal(1, fx->commits);
+    assert_int_equal(MANY - 3, eb_store_last_seq(fx->store));
+    assert_true(acts[650]->results[0].duplicate && acts[650]->results[0].seq == 4);
+    assert_true(acts[660]->results[0].duplicate && acts[660]->results[0].seq == 641);
+    assert_int_equal(EB_MESSAGE_ID_REUSED, acts[670]->op.err.code);
+    for (unsigned i = 0; i < MANY; i++)
+        act_free(acts[i]);
+}
+
+/* W3, W9: a row of the second run that cannot be written takes the whole group back. */
+static void a_failure_in_the_second_run_takes_all_back(void **state)
+{
+    struct fixture *fx = *state;
+    struct act *acts[MANY];
+    fx_open(fx);
+    for (unsigned i = 0; i < MANY; i++)
+        acts[i] = submit(publish(fx, i + 1, "a", "1"));
+    fx->fault.at = 300;
+    fx->fault.code = -EIO;
+    eb_writer_drain(fx->store);
+    assert_int_equal(1, fx->fault.hits);
+    assert_int_equal(0, fx->commits);
+    assert_int_equal(0, eb_store_last_seq(fx->store));
+    for (unsigned i = 0; i < MANY; i++) {
+        assert_int_equal(EB_UNAVAILABLE, acts[i]->op.err.code);
+        assert_int_equal(0, acts[i]->results[0].seq);
+        act_free(acts[i]);
+    }
+    fx->mono += 10000;
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", "1")));
+}
+
 /* The clock jumps back; timestamps do not. */
 static void timestamps_never_run_backward(void **state)
 {
@@ -761,6 +824,9 @@ int main(void)
         TEST(fence_sees_what_came_before),
         TEST(nothing_to_write_is_no_transaction),
         TEST(group_is_bounded_and_batches_whole),
+        TEST(group_is_bounded_in_bytes),
+        TEST(a_group_of_several_runs_is_one_transaction),
+        TEST(a_failure_in_the_second_run_takes_all_back),
         TEST(timestamps_never_run_backward),
         TEST(repeat_is_compared),
         TEST(repeats_in_one_transaction),
