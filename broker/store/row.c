@@ -50,10 +50,27 @@ uint32_t eb_row_crc_pieces(const struct eb_row *row, const char *topic, size_t t
     return crc;
 }
 
+/* The fields of an event's row but its checksum, each by itself: the whole would be cleared first. */
+static inline void set_fields(struct eb_row *row, const struct eb_event *event)
+{
+    bool usual = eb_row_usual_type(event);
+
+    row->seq = event->seq;
+    row->ts = event->timestamp;
+    row->ttl = event->ttl;
+    row->id = event->id;
+    row->content_type = usual ? NULL : event->content_type;
+    row->content_type_len = usual ? 0 : event->content_type_len;
+    row->headers = event->headers_len ? event->headers : NULL;
+    row->headers_len = event->headers_len;
+    row->payload = event->payload;
+    row->payload_len = event->payload_len;
+}
+
 #ifdef __x86_64__
-/* The same, without a copy of the fields. */
-EB_CRC32C_STEPS static uint32_t crc_by_steps(const struct eb_row *row, const char *topic,
-                                             size_t topic_len)
+/* The checksum of the fields where they lie. */
+EB_CRC32C_STEPS static inline uint32_t crc_by_steps(const struct eb_row *row, const char *topic,
+                                                    size_t topic_len)
 {
     uint64_t state = UINT32_MAX, id[2];
 
@@ -74,36 +91,52 @@ EB_CRC32C_STEPS static uint32_t crc_by_steps(const struct eb_row *row, const cha
     return ~(uint32_t)eb_crc32c_step(state, row->payload, row->payload_len);
 }
 
+EB_CRC32C_STEPS static uint32_t row_crc_by_steps(const struct eb_row *row, const char *topic,
+                                                 size_t topic_len)
+{
+    return crc_by_steps(row, topic, topic_len);
+}
+
+EB_CRC32C_STEPS static uint32_t event_crc_by_steps(const struct eb_event *event)
+{
+    struct eb_row row;
+
+    set_fields(&row, event);
+    return crc_by_steps(&row, event->topic, event->topic_len);
+}
+
 uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len)
 {
-    return eb_crc32c_has_instruction() ? crc_by_steps(row, topic, topic_len)
+    return eb_crc32c_has_instruction() ? row_crc_by_steps(row, topic, topic_len)
                                        : eb_row_crc_pieces(row, topic, topic_len);
 }
 #else
+static uint32_t event_crc_by_steps(const struct eb_event *event)
+{
+    return 0; /* never called: there is no such instruction */
+}
+
 uint32_t eb_row_crc(const struct eb_row *row, const char *topic, size_t topic_len)
 {
     return eb_row_crc_pieces(row, topic, topic_len);
 }
 #endif
 
+static uint32_t event_crc(const struct eb_event *event)
+{
+    struct eb_row row;
+
+    if (eb_crc32c_has_instruction())
+        return event_crc_by_steps(event);
+    set_fields(&row, event);
+    return eb_row_crc_pieces(&row, event->topic, event->topic_len);
+}
+
 void eb_row_from_event(struct eb_row *ret, const struct eb_event *event, uint32_t topic_id)
 {
-    bool usual = eb_row_usual_type(event);
-
-    *ret = (struct eb_row){
-        .seq = event->seq,
-        .topic_id = topic_id,
-        .ts = event->timestamp,
-        .ttl = event->ttl,
-        .id = event->id,
-        .content_type = usual ? NULL : event->content_type,
-        .content_type_len = usual ? 0 : event->content_type_len,
-        .headers = event->headers_len ? event->headers : NULL,
-        .headers_len = event->headers_len,
-        .payload = event->payload,
-        .payload_len = event->payload_len,
-    };
-    ret->crc = eb_row_crc(ret, event->topic, event->topic_len);
+    set_fields(ret, event);
+    ret->topic_id = topic_id;
+    ret->crc = event_crc(event);
 }
 
 static int bind_text(sqlite3_stmt *stmt, int column, const char *text, size_t len)
@@ -136,14 +169,6 @@ int eb_row_bind(sqlite3_stmt *stmt, const struct eb_row *row)
     if (rc == SQLITE_OK)
         rc = sqlite3_bind_int64(stmt, 9, row->crc);
     return rc;
-}
-
-static uint32_t event_crc(const struct eb_event *event)
-{
-    struct eb_row row;
-
-    eb_row_from_event(&row, event, event->topic_id);
-    return row.crc;
 }
 
 void eb_row_result(sqlite3_context *out, const struct eb_event *event, int column)
