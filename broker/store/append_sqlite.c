@@ -21,7 +21,6 @@
 
 #define APPEND_RUN                                                                                 \
     256 /* events of one statement: they stay in the cache from one round over them to the next */
-#define AHEAD 4 /* events whose memory is asked for before their turn */
 
 /* Without `seq`, and without what such rows leave empty: the fewer columns, the fewer calls an event. */
 #define INSERT_ROWS "INSERT OR FAIL INTO log"
@@ -129,14 +128,6 @@ static int add_expiry(struct eb_sqlite *e, const struct eb_event *event)
     return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "adding an expiry");
 }
 
-/* Another thread made it: what will be read of it is fetched meanwhile. */
-static inline void fetch(const struct eb_event *event)
-{
-    __builtin_prefetch(event);
-    __builtin_prefetch((const char *)event + 64);
-    __builtin_prefetch((const char *)event + 128);
-}
-
 /* The first round: topics, expiries, the segment's topics and the sums. */
 static int look_over(struct eb_sqlite *e, struct run *run)
 {
@@ -146,8 +137,6 @@ static int look_over(struct eb_sqlite *e, struct run *run)
     run->plain = true;
     for (size_t i = 0; i < run->count && result == 0; i++) {
         struct eb_event *event = run->events[i];
-        if (i + AHEAD < run->count)
-            fetch(run->events[i + AHEAD]);
         e->now.last_seq = event->seq; /* what rollback goes by */
         result = topic_id(e, event);
         if (result == 0 && event->ttl) {

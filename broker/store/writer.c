@@ -431,7 +431,8 @@ static int apply_ops(struct eb_store *store, struct eb_op *ops)
             break;
         }
         op->last_seq = store->given;
-        if (rc == 0 && group->count - group->appended >= RUN_EVENTS)
+        /* What retention deletes with the group goes first: its pages are taken by these rows. */
+        if (rc == 0 && !store->trim_behind && group->count - group->appended >= RUN_EVENTS)
             rc = need_transaction(store);
     }
     return rc;
