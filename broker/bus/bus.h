@@ -164,6 +164,11 @@ bool eb_session_legacy(struct eb_session *session);
 void eb_session_collect(struct eb_session *session);
 unsigned eb_session_submit(struct eb_session *session);
 /**
+ * The thread of its requests is about to wait for long: what memory of answered ones is kept for the next is given up,
+ * and none is kept until there are some. That thread only.
+ */
+void eb_session_rest(struct eb_session *session);
+/**
  * End it: subscriptions leave the table, the queue is emptied, waits end. No encoder or wake call begins after
  * this returned, save on a thread that was on its way into one. Idempotent. Threads: any, no lock held.
  * To be called before the transport's last eb_session_unref: a session's subscriptions hold it.

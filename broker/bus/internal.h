@@ -143,11 +143,14 @@ struct eb_session {
     } chunk;
     struct eb_block
         *block; /* [R] memory of the chunk's publishes with places left, or NULL (publish.c) */
-    unsigned block_cap;             /* [R] places of the next one */
-    struct eb_session *settle_next; /* [C] the bus's list of sessions with something to settle */
-    struct eb_frame *answers;       /* [C] what `done` has answered and is not in the queue yet */
-    unsigned settled;               /* [C] requests done and not yet taken off `open` */
-    size_t settled_bytes;           /* [C] of their events */
+    unsigned block_cap;              /* [R] places of the next one */
+    struct eb_block *spare;          /* [R] blocks that came back and are not used again yet */
+    _Atomic(struct eb_block *) back; /* [a] those that come back (publish_block.c) */
+    atomic_size_t back_bytes;        /* [a] of these and the spare ones */
+    struct eb_session *settle_next;  /* [C] the bus's list of sessions with something to settle */
+    struct eb_frame *answers;        /* [C] what `done` has answered and is not in the queue yet */
+    unsigned settled;                /* [C] requests done and not yet taken off `open` */
+    size_t settled_bytes;            /* [C] of their events */
 
     struct eb_session *touched;    /* [C] the segment's list of sessions with something to push */
     uint32_t push_head, push_tail; /* [C] EB_NO_PUSH: none */
@@ -173,6 +176,7 @@ int64_t eb_session_oldest(struct eb_session *session);
 struct eb_block;
 /** The chunk is over: what is left of its memory is given up. Thread: the session's requests'. */
 void eb_publish_end_block(struct eb_session *session);
+void eb_block_session_init(struct eb_session *session);
 
 /* ---- requests.c ---- */
 

@@ -3,42 +3,13 @@
  *
  * The events are made and checked on the publisher's thread, so that the writer finds them ready; the store
  * gives seqs and finds duplicates; the dispatcher calls `done` when the last event is visible (dispatch.c, D3).
- *
- * The publishes of one event that a session makes in one chunk lie in one block of memory (struct block): it goes
- * when the last of them does, and it holds the session for all of them.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/bus/internal.h"
+#include "broker/bus/publish_internal.h"
 #include "common/clock.h"
 #include "common/uuid.h"
-
-#define BLOCK_MAX 64
-#define LINES     128 /* two of the cache, which the processor fetches together */
-
-/* What eb_publish_create really makes. */
-struct publish {
-    struct eb_bus *bus; /* from eb_bus_publish on */
-    size_t max;
-    struct eb_block *block; /* that it lies in, or NULL */
-    struct eb_publish pub;
-};
-_Static_assert(offsetof(struct publish, pub.op) == EB_PUBLISH_FRONT &&
-                   offsetof(struct publish, pub.op.err.message) <= EB_PUBLISH_FRONT + LINES,
-               "what each publish needs stands together");
-
-struct eb_block {
-    atomic_uint
-        refs; /* places that are in use or may still be, and the session's while it has it */
-    unsigned used, cap;         /* the requests' thread's */
-    struct eb_session *session; /* one reference */
-    struct place *places;       /* behind this */
-};
-
-struct place {
-    _Alignas(LINES) struct publish publish;
-};
 
 static struct publish *outer(struct eb_publish *pub)
 {
@@ -84,53 +55,14 @@ struct eb_publish *eb_publish_create(size_t max)
     return &publish->pub;
 }
 
-static void unref_block(struct eb_block *block, unsigned places)
-{
-    if (atomic_fetch_sub_explicit(&block->refs, places, memory_order_acq_rel) != places)
-        return;
-    eb_session_unref(block->session);
-    free(block);
-}
-
-void eb_publish_end_block(struct eb_session *session)
-{
-    struct eb_block *block = session->block;
-    session->block = NULL;
-    if (block == NULL)
-        return;
-    session->block_cap = block->used; /* as many as last time, for a start */
-    unref_block(block, block->cap - block->used + 1);
-}
-
-/* A block with a place free, or NULL. The first of a chunk is as large as the last chunk's, each more twice that. */
-static struct eb_block *open_block(struct eb_session *session)
-{
-    struct eb_block *block = session->block;
-    if (block != NULL && block->used < block->cap)
-        return block;
-    unsigned cap = block != NULL ? 2 * block->cap : session->block_cap;
-    cap = cap < 1 ? 1 : cap > BLOCK_MAX ? BLOCK_MAX : cap;
-    eb_publish_end_block(session);
-    block = malloc(sizeof(*block) + LINES - 1 + cap * sizeof(block->places[0]));
-    if (block == NULL)
-        return NULL;
-    block->places =
-        (struct place *)(void *)(((uintptr_t)(block + 1) + LINES - 1) & ~(uintptr_t)(LINES - 1));
-    atomic_init(&block->refs, cap + 1);
-    block->used = 0;
-    block->cap = cap;
-    block->session = eb_session_ref(session);
-    return session->block = block;
-}
-
 struct eb_publish *eb_publish_create_on(struct eb_session *session, size_t max)
 {
     struct eb_publish *pub;
     if (max == 1) {
-        struct eb_block *block = open_block(session);
-        if (block == NULL)
+        struct eb_block *block;
+        struct publish *publish = eb_block_place(session, &block);
+        if (publish == NULL)
             return NULL;
-        struct publish *publish = &block->places[block->used++].publish;
         init(publish, 1, block);
         pub = &publish->pub;
         pub->session = session;
@@ -145,12 +77,12 @@ void eb_publish_destroy(struct eb_publish *pub)
     if (pub == NULL)
         return;
     struct publish *publish = outer(pub);
-    for (uint32_t i = 0; i < pub->op.count; i++)
-        eb_event_unref(pub->op.events[i]);
     if (publish->block != NULL) {
-        unref_block(publish->block, 1);
+        eb_block_leave(publish->block);
         return;
     }
+    for (uint32_t i = 0; i < pub->op.count; i++)
+        eb_event_unref(pub->op.events[i]);
     if (publish->max > 1) {
         free(pub->op.events);
         free(pub->op.results);

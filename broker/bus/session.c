@@ -43,6 +43,7 @@ int eb_session_create(struct eb_bus *bus, const struct eb_session_ops *ops, void
     session->one_subscription = one_subscription;
     session->shared.session = session;
     session->push_head = session->push_tail = EB_NO_PUSH;
+    eb_block_session_init(session);
     eb_lock_init(&session->lock, EB_RANK_SESSION);
     eb_cond_init(&session->room);
     eb_bus_register(bus, session);
@@ -78,6 +79,7 @@ void eb_session_unref(struct eb_session *session)
     free(session->ring);
     eb_snapshot_free(session->snap);
     eb_frame_unref(session->answers);
+    eb_session_rest(session);
     if (session->ops->destroy != NULL)
         session->ops->destroy(session);
     pthread_cond_destroy(&session->room);

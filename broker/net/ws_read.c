@@ -480,6 +480,7 @@ static bool hold(struct eb_ws_reader *reader, size_t used)
         return false;
     }
     atomic_store(&conn->waiting, true);
+    eb_session_rest(conn->session);
     do { /* a peer that sent this and then its end is still served */
         alive = alive && (data_seen || read_controls(reader, &data_seen));
         rc = eb_ws_wait_room(conn, eb_mono_ms() + HOLD_TICK_MS);
@@ -588,9 +589,10 @@ static void read_frames(struct eb_ws_reader **reader_at)
                 fail(reader, EB_WS_CLOSE_INTERNAL, "out of memory");
             return;
         }
+        eb_session_rest(conn->session); /* R4, here and below */
         if (!at_rest(reader))
             continue;
-        eb_ws_reader_destroy(reader); /* R4 */
+        eb_ws_reader_destroy(reader);
         *reader_at = NULL;
         return;
     }
