@@ -204,11 +204,12 @@ static void enter(struct eb_store *store, struct eb_op *op, size_t count)
     struct eb_group *group = &store->group;
     for (size_t i = 0; i < count; i++) {
         struct eb_event *event = op->events[i];
-        uint32_t hash = eb_dedupe_ahead(&store->dedupe, event->id);
-        if (eb_dedupe_put(&store->dedupe, event->id, hash, store->given + 1, group->now)) {
+        if (eb_repeat_seq(store, event->id)) {
             eb_event_unref(event);
             continue;
         }
+        uint32_t hash = eb_dedupe_ahead(&store->dedupe, event->id);
+        eb_dedupe_put(&store->dedupe, event->id, hash, store->given + 1, group->now);
         eb_group_add(store, event);
         op->results[op->count] = (struct eb_op_result){.seq = event->seq};
         op->events[op->count++] = event;

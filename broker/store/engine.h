@@ -112,7 +112,7 @@ struct eb_engine_ops {
                 uint64_t *ret); /* 0 when there is none */
     /*
      * [C] before start: every id younger than @since_ms, in seq order; not more than the newest @max matter. Those
-     * that were made may be left out.
+     * that were made may be left out, and those that find_id finds.
      */
     int (*load_ids)(struct eb_engine *engine, int64_t since_ms, uint64_t max,
                     const struct eb_engine_ids *tell);
@@ -122,6 +122,11 @@ struct eb_engine_ops {
      */
     int (*save_ids)(struct eb_engine *engine, const struct eb_dedupe *dedupe,
                     const struct eb_window *window, int64_t since_ms, uint64_t max);
+    /*
+     * [C] an id that load_ids has not told, as it is kept where it lies: 0 (it may be out of the window), -ENOENT or
+     * -errno. May be NULL: all are told.
+     */
+    int (*find_id)(struct eb_engine *engine, const uint8_t id[16], struct eb_dedupe_entry *ret);
 
     /* [R] */
     int (*reader_create)(struct eb_engine *engine, void **ret);

@@ -329,8 +329,8 @@ static int ids_of_log(struct eb_sqlite *e, sqlite3_stmt *stmt, const struct eb_i
 }
 
 /* Without a snapshot. */
-static int load_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max,
-                         const struct eb_engine_ids *tell)
+int eb_ids_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max,
+                    const struct eb_engine_ids *tell)
 {
     uint64_t from =
         e->now.last_seq > max ? e->now.last_seq - max : 0; /* an id has a seq of its own */
@@ -368,7 +368,7 @@ static int sqlite_load_ids(struct eb_engine *engine, int64_t since_ms, uint64_t 
     if (e->saved.there && max <= e->saved.max && since_ms >= e->saved.since_ms &&
         eb_ids_load(e, since_ms, tell) == 0)
         return 0;
-    return load_from_log(e, since_ms, max, tell);
+    return eb_ids_from_log(e, since_ms, max, tell);
 }
 
 /* ---- statements and operations ---- */
@@ -428,6 +428,7 @@ const struct eb_engine_ops eb_sqlite_ops = {
     .mark = eb_sqlite_mark,
     .load_ids = sqlite_load_ids,
     .save_ids = eb_ids_save,
+    .find_id = eb_saved_find,
     .reader_create = eb_sqlite_reader_create,
     .reader_destroy = eb_sqlite_reader_destroy,
     .page = eb_sqlite_page,

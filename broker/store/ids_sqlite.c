@@ -1,7 +1,7 @@
 /*
  * ids_sqlite.c - ids in bulk in table `ids`: those of deleted events that are inside the dedupe window, a row for
- * each turn of deletion; and the snapshot of the whole window that an orderly end leaves, so that a start reads it
- * in one go instead of a million rows of the log. Ids that the broker made are in neither (made.h).
+ * each turn of deletion; and the snapshot of the whole window that an orderly end leaves, so that a start need not read
+ * a million rows of the log; how its ids are found there is saved_sqlite.c's. Ids that the broker made are in neither (made.h).
  *
  * (I1) The snapshot counts only while meta.saved names it: written in the transaction that marks the end as clean,
  *      deleted in the one that marks the next start, before anything else is committed. So a stale one is never
@@ -20,12 +20,13 @@
 #include "broker/store/sqlite_internal.h"
 #include "common/text.h"
 
-#define PIECE        4096u /* ids of one piece */
-#define TAIL         4u
-#define TRANSACTION  8u   /* pieces */
+#define PIECE        4096u /* ids of one piece of an older broker's snapshot */
+#define TAIL         EB_IDS_TAIL
 #define PART_SEGMENT (-1) /* the open segment's topics */
-#define PART_FIRST   (-2) /* of the snapshot's ids; the next are below, then the window's runs */
+#define PART_RUNS    (-2) /* of the window; below them what saved_sqlite.c has */
+#define PART_FIRST   (-2) /* of an older broker's snapshot: its ids, and the next below */
 #define RUN_BYTES    32u
+#define DROP_PIECES  64   /* rows of a snapshot that go at once: about 1 MiB */
 #define SAVED_KIND   "2 " /* before this the snapshot had all ids, and no runs */
 
 /* ---- a list as it lies in the file ---- */
@@ -69,7 +70,7 @@ void eb_ids_decode(const void *blob, size_t i, struct eb_dedupe_entry *ret)
 }
 
 /* Length without the checksum, or -EBADMSG. */
-static int64_t check_blob(int64_t part, const void *blob, size_t len)
+int64_t eb_ids_blob(int64_t part, const void *blob, size_t len)
 {
     if (!blob || len < TAIL ||
         get_le((const unsigned char *)blob + len - TAIL, 4) != crc_of(part, blob, len - TAIL))
@@ -79,14 +80,14 @@ static int64_t check_blob(int64_t part, const void *blob, size_t len)
 
 int64_t eb_ids_check(int64_t part, const void *blob, size_t len)
 {
-    int64_t rest = check_blob(part, blob, len);
+    int64_t rest = eb_ids_blob(part, blob, len);
     if (part < 0 || rest < 0)
         return rest < 0 ? rest : 0;
     return rest % EB_IDS_ENTRY ? -EBADMSG : rest / EB_IDS_ENTRY;
 }
 
 /* @blob has room for TAIL bytes more. In the open transaction. */
-static int put_part(struct eb_sqlite *e, int64_t part, uint64_t last_seq, int64_t last_ts,
+int eb_ids_put_part(struct eb_sqlite *e, int64_t part, uint64_t last_seq, int64_t last_ts,
                     unsigned char *blob, size_t len)
 {
     put_le(blob + len, crc_of(part, blob, len), TAIL);
@@ -98,7 +99,7 @@ static int put_part(struct eb_sqlite *e, int64_t part, uint64_t last_seq, int64_
     return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "writing ids of the dedupe window");
 }
 
-static int put_list(struct eb_sqlite *e, int64_t part, const struct eb_dedupe_entry *list,
+int eb_ids_put_list(struct eb_sqlite *e, int64_t part, const struct eb_dedupe_entry *list,
                     size_t count)
 {
     unsigned char *blob = malloc(count * EB_IDS_ENTRY + TAIL);
@@ -111,7 +112,7 @@ static int put_list(struct eb_sqlite *e, int64_t part, const struct eb_dedupe_en
         last_seq = list[i].seq > last_seq ? list[i].seq : last_seq;
         last_ts = list[i].timestamp > last_ts ? list[i].timestamp : last_ts;
     }
-    int result = put_part(e, part, last_seq, last_ts, blob, count * EB_IDS_ENTRY);
+    int result = eb_ids_put_part(e, part, last_seq, last_ts, blob, count * EB_IDS_ENTRY);
     free(blob);
     return result;
 }
@@ -120,15 +121,18 @@ static int put_list(struct eb_sqlite *e, int64_t part, const struct eb_dedupe_en
 
 int eb_ids_add_run(struct eb_sqlite *e, const struct eb_dedupe_entry *list, size_t count)
 {
-    int result = put_list(e, e->now.ids_top + 1, list, count);
+    int result = eb_ids_put_list(e, e->now.ids_top + 1, list, count);
     if (result == 0)
         e->now.ids_top++;
     return result;
 }
 
+/* And, of a snapshot, the next above it. */
 static int drop_part(struct eb_sqlite *e, int64_t part)
 {
+    int64_t upto = part < -DROP_PIECES ? part + DROP_PIECES : part < 0 ? -1 : part;
     sqlite3_bind_int64(e->drop_ids, 1, part);
+    sqlite3_bind_int64(e->drop_ids, 2, upto);
     int rc = eb_sqlite_run(e->drop_ids);
     return rc == SQLITE_OK ? 0 : eb_sqlite_failed(e, rc, "dropping ids of the dedupe window");
 }
@@ -155,6 +159,10 @@ int eb_ids_trim(struct eb_sqlite *e, int64_t due_ms, uint64_t from_seq, bool *re
     uint64_t last_seq = 0;
     int there = 0;
     *ret_more = false;
+    if (e->cold.filter && e->saved.newest_ts <= due_ms)
+        eb_saved_close(e); /* (saved_sqlite.c, V3) */
+    if (e->cold.filter)
+        from_seq = 0; /* the table, which said so, does not have those */
     for (unsigned i = 0; i < 4; i++) {
         there = look(e, e->first_run, &part, &last_seq, &last_ts);
         if (there <= 0 || (last_ts > due_ms && last_seq >= from_seq))
@@ -164,7 +172,7 @@ int eb_ids_trim(struct eb_sqlite *e, int64_t due_ms, uint64_t from_seq, bool *re
             return result;
         *ret_more = true;
     }
-    if (there < 0 || !e->now.ids_saved)
+    if (there < 0 || !e->now.ids_saved || e->cold.filter)
         return there < 0 ? there : 0;
     there = look(e, e->last_piece, &part, &last_seq, &last_ts);
     if (there <= 0) {
@@ -208,18 +216,13 @@ static int save_segment(struct eb_sqlite *e)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++)
         put_le(blob + 4 * i, atomic_load_explicit(&e->open->topic[i], memory_order_relaxed), 4);
-    int result = put_part(e, PART_SEGMENT, e->now.last_seq, e->now.open_last_ts, blob, count * 4);
+    int result =
+        eb_ids_put_part(e, PART_SEGMENT, e->now.last_seq, e->now.open_last_ts, blob, count * 4);
     free(blob);
     return result;
 }
 
-/* Where the runs lie: behind the pieces of so many ids. */
-static int64_t part_of_runs(uint64_t ids)
-{
-    return PART_FIRST - (int64_t)((ids + PIECE - 1) / PIECE);
-}
-
-static int save_runs(struct eb_sqlite *e, const struct eb_window *window, uint64_t ids)
+static int save_runs(struct eb_sqlite *e, const struct eb_window *window)
 {
     unsigned char *blob = malloc((size_t)window->count * RUN_BYTES + TAIL);
     if (!blob)
@@ -231,33 +234,9 @@ static int save_runs(struct eb_sqlite *e, const struct eb_window *window, uint64
         put_le(blob + i * RUN_BYTES + 16, (uint64_t)run.first_ts, 8);
         put_le(blob + i * RUN_BYTES + 24, (uint64_t)run.last_ts, 8);
     }
-    int result = put_part(e, part_of_runs(ids), e->now.last_seq, e->now.last_ts, blob,
-                          (size_t)window->count * RUN_BYTES);
+    int result = eb_ids_put_part(e, PART_RUNS, e->now.last_seq, e->now.last_ts, blob,
+                                 (size_t)window->count * RUN_BYTES);
     free(blob);
-    return result;
-}
-
-static int save_ids(struct eb_sqlite *e, const struct eb_dedupe *dedupe)
-{
-    struct eb_dedupe_entry *list = malloc(PIECE * sizeof(*list));
-    uint64_t at = dedupe->head;
-    unsigned pieces = 0;
-    int result = list ? 0 : -ENOMEM;
-    while (result == 0 && at < dedupe->tail) {
-        size_t count = 0, run;
-        for (; count < PIECE && at < dedupe->tail; count += run, at += run) {
-            const struct eb_dedupe_entry *from = eb_dedupe_run(dedupe, at, &run);
-            run = run < PIECE - count ? run : PIECE - count;
-            memcpy(list + count, from, run * sizeof(*list));
-        }
-        result = put_list(e, PART_FIRST - (int64_t)pieces++, list, count);
-        if (result == 0 && pieces % TRANSACTION == 0) { /* (I3) */
-            result = e->base.ops->commit(&e->base);
-            if (result == 0)
-                result = e->base.ops->begin(&e->base);
-        }
-    }
-    free(list);
     return result;
 }
 
@@ -266,14 +245,15 @@ int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe,
 {
     struct eb_sqlite *e = eb_sqlite_of(engine);
     const struct eb_sqlite_state *now = &e->now;
+    uint64_t ids = 0;
     int result = engine->ops->begin(engine);
     if (result < 0)
         return result;
     result = save_segment(e);
     if (result == 0)
-        result = save_ids(e, dedupe);
+        result = eb_saved_write(e, dedupe, since_ms, window->floor, &ids);
     if (result == 0)
-        result = save_runs(e, window, eb_dedupe_count(dedupe));
+        result = save_runs(e, window);
     if (result == 0)
         result = engine->ops->commit(engine);
     if (result < 0) {
@@ -281,8 +261,8 @@ int eb_ids_save(struct eb_engine *engine, const struct eb_dedupe *dedupe,
         return result;
     }
     snprintf(e->saved_text, sizeof(e->saved_text), SAVED_KIND SAVED_PRINT, e->epoch, now->last_seq,
-             eb_dedupe_count(dedupe), since_ms, max, now->topics, now->open_events, now->open_bytes,
-             now->open_acked, now->open_last_ts);
+             ids, since_ms, max, now->topics, now->open_events, now->open_bytes, now->open_acked,
+             now->open_last_ts);
     return 0;
 }
 
@@ -301,8 +281,8 @@ bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment)
     sqlite3_stmt *stmt = NULL;
     int64_t len = -EBADMSG;
     if (open_part(e->db, PART_SEGMENT, &stmt) == 0 && sqlite3_step(stmt) == SQLITE_ROW)
-        len = check_blob(PART_SEGMENT, sqlite3_column_blob(stmt, 0),
-                         (size_t)sqlite3_column_bytes(stmt, 0));
+        len = eb_ids_blob(PART_SEGMENT, sqlite3_column_blob(stmt, 0),
+                          (size_t)sqlite3_column_bytes(stmt, 0));
     bool whole = len == (int64_t)(e->saved.last_seq + 1 - eb_segment_base(segment->number)) * 4;
     const unsigned char *blob = whole ? sqlite3_column_blob(stmt, 0) : NULL;
     for (int64_t i = 0; blob && i < len / 4; i++)
@@ -321,9 +301,10 @@ bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment)
 static bool load_runs(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell)
 {
     sqlite3_stmt *stmt = NULL;
-    int64_t part = part_of_runs(e->saved.ids), len = -EBADMSG;
-    if (open_part(e->db, part, &stmt) == 0 && sqlite3_step(stmt) == SQLITE_ROW)
-        len = check_blob(part, sqlite3_column_blob(stmt, 0), (size_t)sqlite3_column_bytes(stmt, 0));
+    int64_t len = -EBADMSG;
+    if (open_part(e->db, PART_RUNS, &stmt) == 0 && sqlite3_step(stmt) == SQLITE_ROW)
+        len = eb_ids_blob(PART_RUNS, sqlite3_column_blob(stmt, 0),
+                          (size_t)sqlite3_column_bytes(stmt, 0));
     bool whole = len >= 0 && len % RUN_BYTES == 0;
     const unsigned char *at = whole ? sqlite3_column_blob(stmt, 0) : NULL;
     for (int64_t i = 0; whole && i < len; i += RUN_BYTES) {
@@ -337,7 +318,7 @@ static bool load_runs(struct eb_sqlite *e, int64_t since_ms, const struct eb_eng
     return whole;
 }
 
-/* True: all of them. */
+/* Of an older broker's. True: all of them. */
 static bool load_pieces(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell)
 {
     sqlite3_stmt *stmt = NULL;
@@ -351,7 +332,7 @@ static bool load_pieces(struct eb_sqlite *e, int64_t since_ms, const struct eb_e
     while (told < e->saved.ids && sqlite3_step(stmt) == SQLITE_ROW) {
         const void *blob = sqlite3_column_blob(stmt, 1);
         int64_t part = sqlite3_column_int64(stmt, 0),
-                len = check_blob(part, blob, (size_t)sqlite3_column_bytes(stmt, 1));
+                len = eb_ids_blob(part, blob, (size_t)sqlite3_column_bytes(stmt, 1));
         if (len < 0 || len % EB_IDS_ENTRY || part != PART_FIRST - (int64_t)(told / PIECE))
             break;
         for (size_t i = 0; i < (size_t)len / EB_IDS_ENTRY; i++, told++) {
@@ -367,8 +348,8 @@ static bool load_pieces(struct eb_sqlite *e, int64_t since_ms, const struct eb_e
 
 int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell)
 {
-    bool whole = !e->saved.runs || load_runs(e, since_ms, tell);
-    if (whole && load_pieces(e, since_ms, tell))
+    if (e->saved.runs ? load_runs(e, since_ms, tell) && eb_saved_open(e) == 0
+                      : load_pieces(e, since_ms, tell))
         return 0;
     tell->again(tell->ctx);
     return -EBADMSG;

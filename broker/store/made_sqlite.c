@@ -4,7 +4,7 @@
 #include "broker/store/schema.h"
 #include "broker/store/sqlite_internal.h"
 
-int eb_made_load(struct eb_sqlite *e, struct eb_made *ret)
+static int load(struct eb_sqlite *e, struct eb_made *ret)
 {
     char text[EB_MADE_TEXT], epoch[37];
     int result = eb_meta_text(e->db, EB_META_ID_KEY, text, sizeof(text));
@@ -23,4 +23,12 @@ int eb_made_load(struct eb_sqlite *e, struct eb_made *ret)
         return result;
     eb_made_format(ret, e->epoch, text);
     return eb_meta_set_text(e->db, EB_META_ID_KEY, text);
+}
+
+int eb_made_load(struct eb_sqlite *e, struct eb_made *ret)
+{
+    int result = load(e, ret);
+
+    e->cold.made = *ret;
+    return result;
 }

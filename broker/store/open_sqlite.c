@@ -125,6 +125,7 @@ static int load_state(struct eb_sqlite *e)
     now->deleted_upto = (uint64_t)deleted;
     now->ids_top = ids > 0 ? ids : 0;
     now->ids_saved = true; /* the same */
+    e->saved.newest_ts = now->last_ts;
     e->saved.there = e->saved.there && e->saved.last_seq == now->last_seq &&
                      strcmp(e->saved.epoch, e->epoch) == 0;
     if (e->saved.there)
@@ -241,6 +242,7 @@ static void destroy(struct eb_sqlite *e)
     eb_segment_unref(e->shown);
     eb_topic_ids_destroy(e->topics);
     eb_blocks_finish(&e->blocks);
+    eb_saved_close(e);
     eb_log_unlock(e->lock_fd); /* after the connection: the file is then at rest */
     eb_gate_finish(&e->gate);
     eb_checkpointer_finish(&e->checkpointer);

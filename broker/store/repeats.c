@@ -1,7 +1,7 @@
 /*
  * repeats.c - is this publish a repeat (PROTOCOL 2.2, duplicates)? Each id that is remembered is known in one place:
  *
- *   given by a publisher    the table of ids (dedupe.h)
+ *   given by a publisher    the table of ids (dedupe.h); of an earlier run, the file (engine.h, find_id)
  *   made by the broker      nowhere: it says its own seq (made.h)
  *   of an event that waits  `scheduled` (asks.c, A3)
  *
@@ -59,6 +59,15 @@ static void refuse(struct eb_store *store, struct eb_op *op, uint32_t i, uint64_
     store->group.reused++;
 }
 
+/* The lowest mode does not fail (W3). */
+static int cannot_read(struct eb_store *store, struct eb_op *op, uint32_t i, int rc)
+{
+    if (store->group.mode != EB_GROUP_NO_WRITE)
+        return rc;
+    eb_group_refuse(op, &store->group, (int)i);
+    return 1;
+}
+
 /*
  * Compare with the event @seq, which has this id. 1: refused, op->err says why; 0: a repeat; -errno of the disk.
  * @ret_other: the id itself said the seq; set if that event has another (R1).
@@ -70,12 +79,8 @@ static int compare(struct eb_store *store, struct eb_op *op, uint32_t i, uint64_
     int rc = find_event(store, seq, &first, &stored);
     if (nothing_left(rc))
         return 0;
-    if (rc < 0 && store->group.mode == EB_GROUP_NO_WRITE) {
-        eb_group_refuse(op, &store->group, (int)i); /* the lowest mode does not fail (W3) */
-        return 1;
-    }
     if (rc < 0)
-        return rc;
+        return cannot_read(store, op, i, rc);
     bool other = ret_other && memcmp(first->id, op->events[i]->id, 16) != 0;
     const char *what = other ? NULL : eb_group_difference(first, op->events[i]);
     if (ret_other)
@@ -92,6 +97,19 @@ static uint64_t made_seq(struct eb_store *store, const uint8_t id[16])
     int64_t timestamp;
     uint64_t seq = eb_made_seq(&store->made, id, store->window.bound, store->given, &timestamp);
     return seq && timestamp > store->dedupe.expired_upto ? seq : 0;
+}
+
+/* The seq that has @id among those that are kept where they lie (engine.h, find_id). 0 with *ret 0: none; -errno. */
+static int saved_seq(struct eb_store *store, const uint8_t id[16], uint64_t *ret)
+{
+    struct eb_dedupe_entry entry;
+    *ret = 0;
+    if (!store->engine->ops->find_id)
+        return 0;
+    int rc = store->engine->ops->find_id(store->engine, id, &entry);
+    if (rc == 0 && entry.timestamp > store->dedupe.expired_upto && entry.seq > store->window.bound)
+        *ret = entry.seq;
+    return rc == -ENOENT ? 0 : rc;
 }
 
 /* What was put last is not a new id after all. */
@@ -115,16 +133,25 @@ int eb_repeat_check(struct eb_store *store, struct eb_op *op, uint32_t i, size_t
                     bool *ret_repeat)
 {
     const uint8_t *id = op->events[i]->id;
-    bool other = false;
+    bool said = false, other = false;
+    uint64_t seq = 0;
+    int rc = 0;
     *ret_repeat = false;
     if (op->events[i]->make_id)
         return 0;
     const struct eb_dedupe_entry *found =
         eb_dedupe_put(&store->dedupe, id, op->results[i].hash, store->given + 1, store->group.now);
-    uint64_t seq = found ? found->seq : made_seq(store, id);
+    if (found)
+        seq = found->seq;
+    else
+        rc = saved_seq(store, id, &seq);
+    if (rc < 0)
+        return cannot_read(store, op, i, rc);
+    if (!seq)
+        said = (seq = made_seq(store, id)) != 0;
     if (!seq)
         return 0;
-    int rc = compare(store, op, i, seq, found ? NULL : &other);
+    rc = compare(store, op, i, seq, said ? &other : NULL);
     if (rc || other)
         return rc;
     if (!found)
@@ -135,17 +162,18 @@ int eb_repeat_check(struct eb_store *store, struct eb_op *op, uint32_t i, size_t
 
 uint64_t eb_repeat_seq(struct eb_store *store, const uint8_t id[16])
 {
-    struct eb_event *event, *stored;
+    struct eb_event *event, *stored = NULL;
     uint32_t hash = eb_dedupe_ahead(&store->dedupe, id);
     const struct eb_dedupe_entry *found =
         eb_dedupe_put(&store->dedupe, id, hash, store->given + 1, store->group.now);
     if (found)
         return found->seq;
     forget_last(store);
-    uint64_t seq = made_seq(store, id);
-    if (!seq)
-        return 0;
-    if (find_event(store, seq, &event, &stored) == 0 && memcmp(event->id, id, 16) != 0)
+    uint64_t seq;
+    if (saved_seq(store, id, &seq) < 0 || seq)
+        return seq;
+    seq = made_seq(store, id);
+    if (seq && find_event(store, seq, &event, &stored) == 0 && memcmp(event->id, id, 16) != 0)
         seq = 0;
     eb_event_unref(stored);
     return seq;

@@ -93,6 +93,15 @@ struct eb_saved {
     int64_t since_ms;              /* all ids younger than this are in it */
     uint64_t events, bytes, acked; /* of the open segment */
     int64_t last_ts;               /* the same */
+    int64_t newest_ts;             /* the log's, at this start: no id of it is newer */
+};
+
+/* The ids of the snapshot, which stay in the file (saved_sqlite.c). */
+struct eb_saved_ids {
+    struct eb_made made;   /* [I] its secret is that of their hash, too */
+    unsigned char *filter; /* NULL: there are none, or they are out of the window */
+    uint64_t mask;         /* of a bit's place */
+    uint64_t buckets;
 };
 
 /* Lets readers in, or holds them back for the moment that a checkpoint needs (wal_sqlite.c). */
@@ -136,7 +145,8 @@ struct eb_sqlite {
         *add_expiry, *add_topic, *find_topic, *topic_name, *get, *ack, *set_meta, *add_delta;
     sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *first,
         *due_acked, *due_gone, *drop_gone, *dead_segment, *drop_postings, *drop_segment,
-        *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece;
+        *any_postings, *drop_range, *drop_acked_range, *add_ids, *drop_ids, *first_run, *last_piece,
+        *bucket;
     sqlite3_stmt *keep[EB_SQLITE_KEEP]; /* of state_sqlite.c */
     sqlite3_stmt *keep_last, *add_reply, *drop_replies, *forget_reply, *drop_topic, *drop_list;
     sqlite3_stmt *schedule, *scheduled_find, *unschedule, *due, *drop_due, *next_due;
@@ -151,6 +161,7 @@ struct eb_sqlite {
     int page_size;                             /* [I] */
     char epoch[37];                            /* [I] */
     struct eb_saved saved;                     /* [I] the snapshot this start may use */
+    struct eb_saved_ids cold;                  /* [C] */
     char saved_text[256];                      /* [C] of the one this end has written */
     unsigned wal_frames;                       /* [C] in the WAL after the last commit */
     uint64_t wal_bytes;                        /* [C] length of its file (wal_sqlite.c, K4) */
@@ -270,6 +281,27 @@ int eb_ids_saved(sqlite3 *db, struct eb_saved *ret);
 bool eb_ids_load_segment(struct eb_sqlite *e, struct eb_segment *segment);
 /** Tell what the snapshot has. -EBADMSG: it is not whole, and what was told is void (which was told, too). */
 int eb_ids_load(struct eb_sqlite *e, int64_t since_ms, const struct eb_engine_ids *tell);
+
+#define EB_IDS_TAIL 4u
+/** Length of a row's blob without its checksum, or -EBADMSG. */
+int64_t eb_ids_blob(int64_t part, const void *blob, size_t len);
+/** Write a row, in the open transaction. @blob has room for EB_IDS_TAIL bytes more. */
+int eb_ids_put_part(struct eb_sqlite *e, int64_t part, uint64_t last_seq, int64_t last_ts,
+                    unsigned char *blob, size_t len);
+int eb_ids_put_list(struct eb_sqlite *e, int64_t part, const struct eb_dedupe_entry *list,
+                    size_t count);
+
+/* saved_sqlite.c [C] */
+/** Tell the ids of the log's rows and those of deleted events, by seq: what there is without a snapshot. */
+int eb_ids_from_log(struct eb_sqlite *e, int64_t since_ms, uint64_t max,
+                    const struct eb_engine_ids *tell);
+int eb_saved_open(struct eb_sqlite *e); /* at start. 0, or -EBADMSG: the snapshot is not whole */
+void eb_saved_close(struct eb_sqlite *e);
+/** Of the ids in the snapshot: 0, -ENOENT, or -errno. */
+int eb_saved_find(struct eb_engine *engine, const uint8_t id[16], struct eb_dedupe_entry *ret);
+/** The ids of this run and those of the last that are in the window still: accepted at @since_ms or later, above @floor. */
+int eb_saved_write(struct eb_sqlite *e, const struct eb_dedupe *dedupe, int64_t since_ms,
+                   uint64_t floor, uint64_t *ret_count);
 
 /* made_sqlite.c */
 /**

@@ -61,7 +61,8 @@ int eb_sqlite_trim_prepare(struct eb_sqlite *e)
         {&e->drop_acked_range, "DELETE FROM acked WHERE seq BETWEEN ?1 AND ?2"},
         {&e->add_ids, "INSERT OR REPLACE INTO ids(part, last_seq, last_ts, entries)"
                       " VALUES(?1, ?2, ?3, ?4)"},
-        {&e->drop_ids, "DELETE FROM ids WHERE part = ?1"},
+        {&e->drop_ids, "DELETE FROM ids WHERE part BETWEEN ?1 AND ?2"},
+        {&e->bucket, "SELECT entries FROM ids WHERE part = ?1"},
         {&e->first_run, "SELECT part, last_seq, last_ts FROM ids WHERE part > 0 ORDER BY part"
                         " LIMIT 1"},
         {&e->last_piece, "SELECT part, last_seq, last_ts FROM ids WHERE part < 0 ORDER BY part"
@@ -126,7 +127,7 @@ static void keep_id(struct turn *turn, const struct victim *v)
     struct eb_dedupe_entry *kept = &turn->kept[turn->kept_count];
 
     if (v->no_id || v->ts <= turn->request->now_ms - turn->request->dedupe_window_ms ||
-        v->seq < turn->request->dedupe_from_seq)
+        (v->seq < turn->request->dedupe_from_seq && !turn->e->cold.filter))
         return;
     if (turn->request->made && eb_made_is(turn->request->made, v->id, v->seq, v->ts))
         return; /* it says by itself that there was such an event */

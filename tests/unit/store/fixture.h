@@ -37,6 +37,7 @@ struct fixture {
     struct fault fault;
     unsigned begins, commits, probes, writes;
     int trim_fault;     /* -errno of each trim, 0: none */
+    int find_fault;     /* the same of each find_id */
     uint64_t hold_from; /* of the last trim */
     int64_t wall, mono;
     uint64_t free;
@@ -136,6 +137,16 @@ static int fx_load_ids(struct eb_engine *engine, int64_t since, uint64_t max,
     }
     return 0;
 }
+static int fx_save_ids(struct eb_engine *engine, const struct eb_dedupe *dedupe,
+                       const struct eb_window *window, int64_t since, uint64_t max)
+{
+    return INNER(save_ids) ? INNER(save_ids)(FX(engine)->inner, dedupe, window, since, max) : 0;
+}
+static int fx_find_id(struct eb_engine *engine, const uint8_t id[16], struct eb_dedupe_entry *ret)
+{
+    return FX(engine)->find_fault ? FX(engine)->find_fault
+                                  : INNER(find_id)(FX(engine)->inner, id, ret);
+}
 static int fx_topic_last(struct eb_engine *engine, const char *topic, size_t len, uint64_t *ret)
 {
     TRY();
@@ -230,10 +241,12 @@ static const struct eb_engine_ops fx_ops = {
     .state = fx_state,
     .commit = fx_commit,
     .rollback = fx_rollback,
+    .save_ids = fx_save_ids,
     .trim = fx_trim,
     .probe = fx_probe,
     .lookup = fx_lookup,
     .load_ids = fx_load_ids,
+    .find_id = fx_find_id,
     .topic_last = fx_topic_last,
     .schedule = fx_schedule,
     .scheduled_find = fx_scheduled_find,
@@ -293,6 +306,7 @@ static inline void fx_open(struct fixture *fx)
         if (eb_engine_sqlite_open(config, &fx->counters, &fx->inner, &start, &err) < 0)
             fail_msg("open: %s", err.message);
     } else {
+        fx->ops.find_id = NULL;
         fx->ops.schedule = NULL;
         fx->ops.scheduled_find = NULL;
         fx->ops.unschedule = NULL;

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "broker/store/ops.h"
+#include "common/clock.h"
+#include "common/text.h"
 #include "fixture.h"
 
 #define EVENTS 9000u /* three pieces of a snapshot */
@@ -148,9 +150,13 @@ static void clean_stop_keeps_all(void **state)
     assert_int_equal(after.topics, before.topics);
     all_are_known(fx, 1, EVENTS);
     all_are_known(fx, 4000, 4000);
-    janitor(fx); /* its pieces go */
-    assert_int_equal(ask(fx, "SELECT count(*) FROM ids"), 0);
+    janitor(fx); /* its pieces stay for as long as their ids are inside the window, and then go */
     all_are_known(fx, 1, EVENTS);
+    fx->config.dedupe_window_ms = 0;
+    eb_store_reconfigure(fx->store, &fx->config);
+    usleep(2000);
+    janitor(fx);
+    assert_int_equal(ask(fx, "SELECT count(*) FROM ids"), 0);
 }
 
 /* Killed right after a start with a snapshot, and after publishes of that run: nothing of it is forgotten. */
@@ -184,8 +190,11 @@ static void not_believed(void **state)
 {
     struct ids_fixture *fx = *state;
     const char *const harm[] = {
-        "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -5", /* the runs */
-        "DELETE FROM ids WHERE part = -5",
+        "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -2", /* the runs */
+        "DELETE FROM ids WHERE part = -2",
+        "DELETE FROM ids WHERE part = -3",                                    /* the filter */
+        "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part < -3", /* the buckets */
+        "DELETE FROM ids WHERE part < -3",
         "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -3",
         "UPDATE ids SET entries = zeroblob(length(entries)) WHERE part = -1",
         "DELETE FROM ids WHERE part = -4",
@@ -288,16 +297,92 @@ static void made_ids_need_no_place(void **state)
     assert_int_equal(publish_id(fx, 77, &duplicate), EVENTS + 1);
     for (int killed = 0; killed < 2; killed++) {
         close_log(fx);
-        assert_int_equal(ask(fx, "SELECT count(*) FROM ids WHERE part < -1"), 2);
+        assert_int_equal(ask(fx, "SELECT count(*) FROM ids WHERE part < -1"), 3);
         if (killed)
             killed_after(fx, no_work);
         open_log(fx);
-        assert_int_equal(eb_dedupe_count(&fx->store->dedupe), 1);
+        assert_int_equal(eb_dedupe_count(&fx->store->dedupe), killed);
         eb_store_info(fx->store, &info);
         assert_int_equal(info.dedupe_ids, EVENTS + 1);
         made_are_known(fx, 1, EVENTS, ids);
         assert_int_equal(publish_id(fx, 77, &duplicate), EVENTS + 1);
         assert_true(duplicate);
+    }
+}
+
+/* Given ids stay in the file: a start loads none, however often, and each is known and compared, as are those that came since. */
+static void given_ids_stay_in_the_file(void **state)
+{
+    struct ids_fixture *fx = *state;
+    bool duplicate;
+    unsigned last = 0;
+    for (int round = 0; round < 4; round++) {
+        open_log(fx);
+        assert_int_equal(eb_dedupe_count(&fx->store->dedupe), 0);
+        all_are_known(fx, 1, last);
+        for (unsigned n = EVENTS + 1; n < EVENTS + 3000; n++) { /* and no other is */
+            struct eb_dedupe_entry entry;
+            uint8_t id[16];
+            id_from(id, n);
+            assert_int_equal(fx->store->engine->ops->find_id(fx->store->engine, id, &entry),
+                             -ENOENT);
+        }
+        publish_new(fx, last + 1, last + 2000);
+        last += 2000;
+        all_are_known(fx, 1, last);
+        close_log(fx);
+    }
+    open_log(fx);
+    for (unsigned n = 1; n <= last; n++) {
+        assert_int_equal(publish_id(fx, n, &duplicate), n);
+        assert_true(duplicate);
+    }
+    assert_int_equal(eb_dedupe_count(&fx->store->dedupe), 0);
+}
+
+/* Those that are pushed out by number or by age are known no more, and are not saved again. */
+static void given_ids_in_the_file_are_bounded(void **state)
+{
+    struct ids_fixture *fx = *state;
+    bool duplicate;
+    fx->config.dedupe_max = 1000;
+    open_log(fx);
+    publish_new(fx, 1, 2000);
+    close_log(fx);
+    open_log(fx);
+    all_are_known(fx, 1001, 2000);
+    assert_int_equal(publish_id(fx, 1000, &duplicate), 2001);
+    assert_false(duplicate);
+    assert_int_equal(publish_id(fx, 1001, &duplicate), 2002); /* by that one */
+    assert_false(duplicate);
+    all_are_known(fx, 1003, 2000);
+    close_log(fx);
+    assert_int_equal(ask(fx, "SELECT sum(length(entries) - 4) / 32 FROM ids WHERE part < -3"),
+                     1000);
+    fx->config.dedupe_window_ms = 1;
+    usleep(3000);
+    open_log(fx);
+    assert_int_equal(publish_id(fx, 1500, &duplicate), 2003);
+    assert_false(duplicate);
+}
+
+/* A file that retention has cut: ids of deleted events are in the buckets, and in the lists for the time after a kill. */
+static void deleted_ids_survive_many_ends(void **state)
+{
+    struct ids_fixture *fx = *state;
+    fx->config.retention_events = 10;
+    open_log(fx);
+    publish_new(fx, 1, 600);
+    janitor(fx);
+    for (int round = 0; round < 3; round++) {
+        close_log(fx);
+        open_log(fx);
+        janitor(fx);
+        all_are_known(fx, 1, 600);
+        close_log(fx);
+        killed_after(fx, janitor);
+        open_log(fx);
+        all_are_known(fx, 1, 600);
     }
 }
 
@@ -422,6 +507,33 @@ static void a_backup_knows_them(void **state)
     assert_int_equal(repeat_of(fx, ids[101]), 101);
 }
 
+/* Ids @from to @upto as an older broker's snapshot had them. */
+static void older_piece(struct ids_fixture *fx, int64_t part, unsigned from, unsigned upto)
+{
+    unsigned char blob[4096 * 32 + 4] = {0}, *at = blob;
+    int64_t now = eb_wall_ms();
+    sqlite3 *db;
+    sqlite3_stmt *stmt;
+    for (uint64_t n = from; n <= upto; n++, at += 32) { /* little-endian, as this machine */
+        id_from(at, (unsigned)n);
+        memcpy(at + 16, &n, 8);
+        memcpy(at + 24, &now, 8);
+    }
+    uint32_t crc = eb_crc32c(eb_crc32c(0, &part, 8), blob, (size_t)(at - blob));
+    memcpy(at, &crc, 4);
+    assert_int_equal(sqlite3_open(fx->path, &db), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db, "INSERT INTO ids VALUES(?1, ?2, ?3, ?4)", -1, &stmt, NULL),
+        SQLITE_OK);
+    sqlite3_bind_int64(stmt, 1, part);
+    sqlite3_bind_int64(stmt, 2, upto);
+    sqlite3_bind_int64(stmt, 3, now);
+    sqlite3_bind_blob(stmt, 4, blob, (int)(at - blob) + 4, SQLITE_STATIC);
+    assert_int_equal(sqlite3_step(stmt), SQLITE_DONE);
+    sqlite3_finalize(stmt);
+    sqlite3_close(db);
+}
+
 /* What an older broker left: a snapshot with all ids and without runs, and a file without a secret. */
 static void an_older_snapshot(void **state)
 {
@@ -432,7 +544,10 @@ static void an_older_snapshot(void **state)
     close_log(fx);
     ask(fx, "UPDATE meta SET value = substr(value, 3) WHERE key = 'saved'");
     ask(fx, "DELETE FROM meta WHERE key = 'id_key'");
-    ask(fx, "DELETE FROM ids WHERE part = -5");
+    ask(fx, "DELETE FROM ids WHERE part < -1");
+    for (unsigned first = 1; first <= EVENTS; first += 4096)
+        older_piece(fx, -2 - (int64_t)first / 4096, first,
+                    first + 4095 < EVENTS ? first + 4095 : EVENTS);
     ask(fx, "DELETE FROM log WHERE seq = 4000"); /* only the snapshot has it */
     open_log(fx);
     eb_store_info(fx->store, &info);
@@ -556,6 +671,9 @@ int main(void)
         T(deleted_ids_are_known),
         T(lists_are_bounded),
         T(groups_delete_while_behind),
+        T(given_ids_stay_in_the_file),
+        T(given_ids_in_the_file_are_bounded),
+        T(deleted_ids_survive_many_ends),
         T(made_ids_need_no_place),
         T(made_ids_of_deleted_events),
         T(ids_of_lost_events),

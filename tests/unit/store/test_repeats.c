@@ -352,6 +352,52 @@ static void not_scheduled(void **state)
     assert_int_equal(EB_NOT_FOUND, code_of(act));
 }
 
+/* An id of the last run that cannot be looked for: its publish, and that of a new one, is refused and can be tried again. */
+static void a_saved_id_cannot_be_read(void **state)
+{
+    struct fixture *fx = with_file(state);
+    uint8_t made[16], id[16];
+    id_from(id, 1);
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", "1")));
+    publish_plain(fx, "2", made);
+    eb_store_close(fx->store);
+    with_file(state);
+    assert_int_equal(0, eb_dedupe_count(&fx->store->dedupe));
+    assert_int_equal(1, repeat_of(fx, "1", id));
+    assert_int_equal(EB_MESSAGE_ID_REUSED, code_of(publish(fx, 1, "a", "not 1")));
+    fx->find_fault = -EIO;
+    assert_int_equal(EB_UNAVAILABLE, code_of(publish(fx, 1, "a", "1")));
+    assert_int_equal(EB_UNAVAILABLE, code_of(publish(fx, 3, "a", "3")));
+    fx->find_fault = 0;
+    fx->mono += EB_RETRY_MS;
+    assert_int_equal(1, repeat_of(fx, "1", id));
+    assert_int_equal(2, repeat_of(fx, "2", made));
+    assert_int_equal(3, seq_of(publish(fx, 3, "a", "3")));
+    assert_int_equal(3, seq_of(publish(fx, 3, "a", "3")));
+}
+
+/* It is out of the window, or pushed out by number, in the file as in the table. */
+static void a_saved_id_has_its_time(void **state)
+{
+    struct fixture *fx = with_file(state);
+    uint8_t id[16];
+    id_from(id, 1);
+    assert_int_equal(1, seq_of(publish(fx, 1, "a", "1")));
+    eb_store_close(fx->store);
+    with_file(state);
+    fx->wall += fx->config.dedupe_window_ms - 1;
+    assert_int_equal(1, repeat_of(fx, "1", id));
+    fx->wall += 1;
+    assert_int_equal(0, repeat_of(fx, "1", id));
+    eb_store_close(fx->store);
+    fx->config.dedupe_max = 2;
+    with_file(state);
+    assert_int_equal(2, repeat_of(fx, "1", id));
+    assert_int_equal(3, seq_of(publish(fx, 2, "a", "2")));
+    assert_int_equal(4, seq_of(publish(fx, 3, "a", "3")));
+    assert_int_equal(0, repeat_of(fx, "1", id));
+}
+
 /* A condition that fails takes back the seq; the next event gets it, with the id that says it. */
 static void a_condition_that_fails(void **state)
 {
@@ -384,6 +430,8 @@ int main(void)
         T(repeat_of_a_damaged_event),
         T(the_seq_has_another_id),
         T(not_scheduled),
+        T(a_saved_id_cannot_be_read),
+        T(a_saved_id_has_its_time),
         T(a_condition_that_fails),
     };
     return cmocka_run_group_tests_name("repeats", tests, NULL, NULL);
