@@ -238,6 +238,7 @@ static void destroy(struct eb_sqlite *e)
     while (e->db && (stmt = sqlite3_next_stmt(e->db, NULL)))
         sqlite3_finalize(stmt);
     sqlite3_close(e->db);
+    eb_wal_vfs_finish(&e->wal_vfs);
     eb_segment_unref(e->open);
     eb_segment_unref(e->shown);
     eb_topic_ids_destroy(e->topics);
@@ -335,6 +336,16 @@ static int look_first(const char *path, const char *vfs, bool *ret_fresh, struct
     return 0;
 }
 
+/* The one connection that writes frames to the WAL (checkpoints only read it). */
+static int open_writer(struct eb_sqlite *e, struct eb_error *err)
+{
+    int result = eb_wal_vfs_init(&e->wal_vfs, e->vfs);
+
+    if (result < 0)
+        return eb_db_refuse(err, result, NULL, e->path);
+    return eb_db_open(e->path, e->wal_vfs.name, EB_DB_CREATE, &e->db, err);
+}
+
 static int open_real(const struct eb_store_config *config, struct eb_engine_counters *counters,
                      struct eb_engine **ret, struct eb_engine_start *ret_start,
                      struct eb_error *err)
@@ -354,7 +365,7 @@ static int open_real(const struct eb_store_config *config, struct eb_engine_coun
     if (result == 0) /* behind the lock: nobody else writes to it */
         result = eb_store_check(e->path, e->vfs, err);
     if (result == 0)
-        result = eb_db_open(e->path, e->vfs, EB_DB_CREATE, &e->db, err);
+        result = open_writer(e, err);
     if (result < 0)
         goto destroy;
     result = load(e, fresh, config->new_epoch, ret_start);

@@ -15,6 +15,7 @@
 #include "broker/store/engine.h"
 #include "broker/store/ids.h"
 #include "broker/store/segments.h"
+#include "broker/store/wal_file.h"
 #include "common/lock.h"
 
 /* ---- topic_ids.c: names to ids, for the writer ---- */
@@ -140,7 +141,8 @@ struct eb_sqlite {
     struct eb_engine_counters *counters; /* [a] */
     int lock_fd;                         /* [I] */
 
-    sqlite3 *db; /* [C] and all statements of it */
+    struct eb_wal_vfs wal_vfs; /* [I] of db */
+    sqlite3 *db;               /* [C] and all statements of it */
     sqlite3_stmt *begin, *commit, *rollback, *append, *append_next, *append_plain, *last_row,
         *add_expiry, *add_topic, *find_topic, *topic_name, *get, *ack, *set_meta, *add_delta;
     sqlite3_stmt *due_expiry, *prefix, *victim, *drop_row, *drop_expiry, *drop_acked, *first,
