@@ -294,9 +294,31 @@ void eb_tick_call_at(struct eb_net *net, int64_t at_ms);
 /** `settled` of the bus. */
 void eb_tick_settled(void *net);
 
+/* ---- accept.c ---- */
+
+/* One of libmicrohttpd's daemons of a listening socket: one thread, `eb-http-N`. Its callbacks are given this. */
+struct eb_net_daemon {
+    struct eb_net *net;               /* [I] */
+    struct eb_net_listener *listener; /* [I] */
+    struct MHD_Daemon *daemon;        /* [I] */
+    atomic_uint count;                /* [a] connections it has, or is about to have */
+};
+/* `fd`, `limit`, `daemons` and their number are set before the start. */
+struct eb_acceptor {
+    int fd, stop_fd;               /* [I] its own; the listening one does not block */
+    unsigned limit;                /* [I] connections of all daemons */
+    unsigned daemon_count;         /* [I] */
+    struct eb_net_daemon *daemons; /* [I] borrowed */
+    pthread_t thread;
+    bool started;
+};
+int eb_acceptor_start(struct eb_acceptor *acceptor);
+/** No connection is taken any more; closes the socket. Nothing is done if it was not started. */
+void eb_acceptor_stop(struct eb_acceptor *acceptor);
+
 /* ---- linger.c ---- */
 
-void eb_peer_notify(void *net, struct MHD_Connection *connection, void **socket_context,
+void eb_peer_notify(void *daemon, struct MHD_Connection *connection, void **socket_context,
                     enum MHD_ConnectionNotificationCode code);
 /** @request is the peer's from now on. One that never was completed is freed. */
 void eb_peer_begin(struct eb_peer *peer, struct eb_http_request *request);

@@ -69,10 +69,13 @@ static void peer_closed(struct eb_net *net, void **socket_context)
 void eb_peer_notify(void *ctx, struct MHD_Connection *connection, void **socket_context,
                     enum MHD_ConnectionNotificationCode code)
 {
-    if (code == MHD_CONNECTION_NOTIFY_STARTED)
-        peer_started(ctx, connection, socket_context);
-    else
-        peer_closed(ctx, socket_context);
+    struct eb_net_daemon *daemon = ctx;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        peer_started(daemon->net, connection, socket_context);
+        return;
+    }
+    peer_closed(daemon->net, socket_context);
+    atomic_fetch_sub(&daemon->count, 1); /* accept.c G2 */
 }
 
 void eb_peer_begin(struct eb_peer *peer, struct eb_http_request *request)

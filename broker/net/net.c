@@ -1,9 +1,9 @@
 /*
- * net.c - the net's life: its daemons (one libmicrohttpd daemon per listening socket), places, start and
+ * net.c - the net's life: its daemons (two of libmicrohttpd per listening socket, of one thread each), places, start and
  * the orderly end.
  *
  * The end, in the order that libmicrohttpd 0.9.75 needs (each step's reason):
- * (N1) quiesce: no new connection, so that what follows is finite; the listening socket is ours again.
+ * (N1) no new connection is accepted, so that what follows is finite.
  * (N2) streams end their bodies when they have sent what is queued, fetches of consumers are answered, WebSockets are
  *      closed, no webhook is called any more: none of them waits for the other.
  * (N3) wait until no request is active, or the time is up. The bus still runs, so publishes are answered.
@@ -17,6 +17,7 @@
 #include "broker/net/push.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +28,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-#define NO_FILES_SAY_MS  10000
-#define NO_FILES_WAIT_MS 20
-#define HTTP_THREADS     2
+#define HTTP_THREADS 2
 /*
  * Room for a request's line and headers: the 16 KiB of an event's headers with their prefixes, 2 KiB of others,
  * libmicrohttpd's own list of them, and room for a piece of the body. A connection has it until its upgrade
@@ -40,8 +39,9 @@
 struct eb_net_listener {
     struct eb_net_listener *next;
     struct eb_net *net;
-    struct MHD_Daemon *daemon;
     bool loopback, unix_socket;
+    struct eb_acceptor acceptor;
+    struct eb_net_daemon daemons[HTTP_THREADS];
 };
 
 /* A Unix socket is out of a browser's reach, so DNS rebinding is no matter there. */
@@ -182,25 +182,8 @@ static size_t unescape_nothing(void *ctx, struct MHD_Connection *connection, cha
     return strlen(text);
 }
 
-/*
- * accept() found no descriptor. A pool thread that has connections takes no more until one of them ends; one
- * that has none asks again at once, for ever: it is held here for a moment, on its own thread.
- */
-static void no_descriptor(bool idle)
-{
-    static _Atomic int64_t said_ms = INT64_MIN / 2;
-    int64_t now = eb_mono_ms(), said = atomic_load(&said_ms);
-    if (now - said >= NO_FILES_SAY_MS && atomic_compare_exchange_strong(&said_ms, &said, now))
-        eb_warn("EB-NO-FILES", "a connection waits: no file descriptor is left for it");
-    if (idle)
-        nanosleep(&(struct timespec){.tv_nsec = NO_FILES_WAIT_MS * 1000000L}, NULL);
-}
-
 static void log_line(void *ctx, const char *fmt, va_list args)
 {
-    static const char no_files[] = "Hit process or system resource limit at ";
-    if (strncmp(fmt, no_files, sizeof(no_files) - 1) == 0)
-        no_descriptor(fmt[sizeof(no_files) - 1] == 'F'); /* "FIRST connection", or their number */
     if (eb_log_level() < EB_LOG_DEBUG)
         return;
     char line[256];
@@ -210,26 +193,26 @@ static void log_line(void *ctx, const char *fmt, va_list args)
     eb_debug("libmicrohttpd: %s", line);
 }
 
-static enum MHD_Result handle(void *listener, struct MHD_Connection *connection, const char *url,
+static enum MHD_Result handle(void *daemon, struct MHD_Connection *connection, const char *url,
                               const char *method, const char *version, const char *upload_data,
                               size_t *upload_data_size, void **req_cls)
 {
-    return eb_net_handle(((struct eb_net_listener *)listener)->net, connection, url, method,
-                         version, upload_data, upload_data_size, req_cls);
+    return eb_net_handle(((struct eb_net_daemon *)daemon)->net, connection, url, method, version,
+                         upload_data, upload_data_size, req_cls);
 }
 
-static void completed(void *listener, struct MHD_Connection *connection, void **req_cls,
+static void completed(void *daemon, struct MHD_Connection *connection, void **req_cls,
                       enum MHD_RequestTerminationCode why)
 {
-    eb_net_completed(((struct eb_net_listener *)listener)->net, connection, req_cls, why);
+    eb_net_completed(((struct eb_net_daemon *)daemon)->net, connection, req_cls, why);
 }
 
 static void *raw_uri(void *ctx, const char *uri, struct MHD_Connection *connection)
 {
-    struct eb_net_listener *listener = ctx;
-    struct eb_http_request *request = eb_net_raw_uri(listener->net, uri, connection);
+    struct eb_net_daemon *daemon = ctx;
+    struct eb_http_request *request = eb_net_raw_uri(daemon->net, uri, connection);
     if (request) {
-        request->listener = listener;
+        request->listener = daemon->listener;
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         request->peer = info ? info->socket_context : NULL;
@@ -241,28 +224,65 @@ static void *raw_uri(void *ctx, const char *uri, struct MHD_Connection *connecti
     return request;
 }
 
+static struct MHD_Daemon *start_daemon(struct eb_net_daemon *daemon)
+{
+    struct eb_net *net = daemon->net;
+    unsigned idle_s = (unsigned)((net->request_timeout_ms + 999) / 1000);
+    return MHD_start_daemon(
+        MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC |
+            MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ERROR_LOG,
+        0, NULL, NULL, handle, daemon, MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT,
+        net->max_connections + net->max_http_connections, MHD_OPTION_CONNECTION_TIMEOUT, idle_s,
+        MHD_OPTION_URI_LOG_CALLBACK, raw_uri, daemon, MHD_OPTION_UNESCAPE_CALLBACK,
+        unescape_nothing, NULL, MHD_OPTION_NOTIFY_COMPLETED, completed, daemon,
+        MHD_OPTION_NOTIFY_CONNECTION, eb_peer_notify, daemon, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_END);
+}
+
+static void stop_daemons(struct eb_net_listener *listener)
+{
+    for (unsigned i = 0; i < HTTP_THREADS; i++)
+        if (listener->daemons[i].daemon)
+            MHD_stop_daemon(listener->daemons[i].daemon);
+}
+
+static int listener_start(struct eb_net_listener *listener, int listen_fd)
+{
+    struct eb_net *net = listener->net;
+    int flags = fcntl(listen_fd, F_GETFL);
+    if (flags < 0 || fcntl(listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return -errno;
+    for (unsigned i = 0; i < HTTP_THREADS; i++) {
+        struct eb_net_daemon *daemon = &listener->daemons[i];
+        daemon->net = net;
+        daemon->listener = listener;
+        daemon->daemon = start_daemon(daemon);
+        if (!daemon->daemon)
+            return -ENOMEM;
+    }
+    listener->acceptor = (struct eb_acceptor){
+        .fd = listen_fd,
+        .limit = net->max_connections + net->max_http_connections,
+        .daemons = listener->daemons,
+        .daemon_count = HTTP_THREADS,
+    };
+    return eb_acceptor_start(&listener->acceptor);
+}
+
 int eb_net_serve(struct eb_net *net, int listen_fd, bool loopback, bool unix_socket)
 {
     struct eb_net_listener *listener = calloc(1, sizeof(*listener));
     if (!listener)
         return -ENOMEM;
-    *listener =
-        (struct eb_net_listener){.net = net, .loopback = loopback, .unix_socket = unix_socket};
-    unsigned idle_s = (unsigned)((net->request_timeout_ms + 999) / 1000);
-    listener->daemon = MHD_start_daemon(
-        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
-            MHD_USE_ERROR_LOG,
-        0, NULL, NULL, handle, listener, MHD_OPTION_EXTERNAL_LOGGER, log_line, NULL,
-        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_THREAD_POOL_SIZE, HTTP_THREADS,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT,
-        net->max_connections + net->max_http_connections, MHD_OPTION_CONNECTION_TIMEOUT, idle_s,
-        MHD_OPTION_URI_LOG_CALLBACK, raw_uri, listener, MHD_OPTION_UNESCAPE_CALLBACK,
-        unescape_nothing, NULL, MHD_OPTION_NOTIFY_COMPLETED, completed, listener,
-        MHD_OPTION_NOTIFY_CONNECTION, eb_peer_notify, net, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_END);
-    if (!listener->daemon) {
+    listener->net = net;
+    listener->loopback = loopback;
+    listener->unix_socket = unix_socket;
+    int rc = listener_start(listener, listen_fd);
+    if (rc < 0) {
+        stop_daemons(listener);
         free(listener);
-        return -ENOMEM;
+        return rc;
     }
     listener->next = net->listeners;
     net->listeners = listener;
@@ -335,11 +355,8 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
 {
     int64_t deadline = eb_mono_ms() + timeout_ms;
     eb_net_set_ready(net, "the broker is stopping");
-    for (struct eb_net_listener *l = net->listeners; l; l = l->next) { /* N1 */
-        int fd = MHD_quiesce_daemon(l->daemon);
-        if (fd >= 0)
-            close(fd);
-    }
+    for (struct eb_net_listener *l = net->listeners; l; l = l->next) /* N1 */
+        eb_acceptor_stop(&l->acceptor);
     atomic_store(&net->stopping, true);
     eb_sse_stop(net); /* N2 */
     eb_calls_stop(net);
@@ -354,7 +371,7 @@ void eb_net_stop(struct eb_net *net, int64_t timeout_ms)
     while (net->listeners) { /* N5 */
         struct eb_net_listener *listener = net->listeners;
         net->listeners = listener->next;
-        MHD_stop_daemon(listener->daemon);
+        stop_daemons(listener);
         free(listener);
     }
     leave_bus(net); /* N6 */

@@ -5,7 +5,7 @@
  * auth.c says who may; ws.c takes an upgraded socket and its thread, ws_json.c speaks the JSON protocol on it,
  * flusher.c sends what sessions have queued, keeper.c watches the clock (pings, idle, stalled).
  *
- * Threads: `eb-http-N` (libmicrohttpd's pool), `eb-ws` (one a WebSocket), `eb-flush-N`, `eb-keeper`.
+ * Threads: `eb-accept` (one a listening socket), `eb-http-N` (libmicrohttpd's, two a listening socket), `eb-ws` (one a WebSocket), `eb-flush-N`, `eb-keeper`.
  */
 #pragma once
 

@@ -1,5 +1,8 @@
 """Methods, hosts, tokens, origins, slow and many clients, the page."""
+import collections
 import concurrent.futures
+import pathlib
+import re
 import socket
 import time
 
@@ -197,6 +200,35 @@ def test_256_keep_alive_clients_at_once(broker):
             raw.send("POST /v1/topics/many/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
         assert {raw.answer().status for raw in raws} == {201}
     assert broker.stats()["last_seq"] == 768
+    for raw in raws:
+        raw.close()
+
+
+def http_threads(broker):
+    """{thread: its CPU so far, ns}. They have their names from their first request on."""
+    found = {}
+    for task in pathlib.Path(f"/proc/{broker.pid}/task").iterdir():
+        if re.fullmatch(r"eb-http-\d+", (task / "comm").read_text().strip()):
+            found[task.name] = int((task / "schedstat").read_text().split()[0])
+    return found
+
+
+def test_keep_alive_clients_are_spread_evenly_over_the_threads(broker):
+    """Whichever thread wakes first for a connection, none has more of them than another."""
+    request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    raws = [RawHttp(broker.port) for _ in range(8)]
+    for raw in raws:
+        raw.send(request)
+        assert raw.answer().status == 200
+    served = collections.Counter()
+    for raw in raws:
+        before = http_threads(broker)
+        for _ in range(50):
+            raw.send(request)
+            assert raw.answer().status == 200
+        after = http_threads(broker)
+        served[max(after, key=lambda thread: after[thread] - before[thread])] += 1
+    assert sorted(served.values()) == [4, 4]
     for raw in raws:
         raw.close()
 
