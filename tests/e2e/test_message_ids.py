@@ -9,6 +9,7 @@ from lib import bin
 from lib.bin import BIN_V1
 from lib.broker import BUILD, wait_for
 from lib.load import Load
+from lib.log_ids import LogIds
 from lib.procs import is_sanitized, rss_mib
 from lib.ws import BINARY, WebSocket
 
@@ -168,3 +169,27 @@ def test_they_take_no_memory_after_a_start(start_broker):
     grown = rss_mib(broker) - empty
     print(f"{empty:.1f} MiB and {grown:.1f} more")
     assert grown < 4
+
+
+def test_the_file_says_of_each_id_what_its_format_promises(start_broker):
+    """docs/formats/log.md: what an id is made of, over new epochs too; and where the snapshot has those that were given."""
+    broker = start_broker()
+    given = []
+    for turn in range(3):
+        publish_by_each_transport(broker)
+        messages = [{"topic": "given", "payload": "x", "message_id": f"given-{turn}-{i}"} for i in range(1500)]
+        answer = broker.request("POST", "/v1/events", json.dumps({"messages": messages}).encode(), {"Content-Type": "application/json"}).json
+        given += [(r["seq"], uuid.UUID(r["message_id"])) for r in answer["results"]]
+        broker.stop()
+        ids = LogIds(broker.db)
+        rows = ids.rows()
+        made = {id for seq, ts, id in rows if ids.made(seq, ts) == id}
+        since = 1 if turn < 2 else given[1500][0] - 10  # this epoch and the one before
+        assert [id in made for seq, _, id in rows if seq >= since] == [(seq, id) not in given for seq, _, id in rows if seq >= since]
+        assert ids.saved_count() == len(rows) - len(made)
+        times = {seq: ts for seq, ts, _ in rows}
+        assert [ids.saved(id) for _, id in given[::50]] == [(seq, times[seq]) for seq, _ in given[::50]]
+        assert sum(ids.saved(uuid.uuid4()) is not None for _ in range(50)) == 0
+        if "--new-epoch" not in broker.options:
+            broker.options += ["--new-epoch"]
+        broker.start()
