@@ -45,7 +45,7 @@ static inline bool eb_row_usual_type(const struct eb_event *event)
     memcpy(&eight, event->content_type, 8);
     memcpy(&two, event->content_type + 8, 2);
     memcpy(&usual_eight, EB_CONTENT_TYPE_DEFAULT, 8);
-    memcpy(&usual_two, EB_CONTENT_TYPE_DEFAULT + 8, 2);
+    memcpy(&usual_two, &EB_CONTENT_TYPE_DEFAULT[8], 2);
     return eight == usual_eight && two == usual_two;
 }
 static inline uint64_t eb_row_bytes(const struct eb_row *row)
