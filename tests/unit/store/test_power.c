@@ -2,7 +2,8 @@
  * test_power.c - the power is cut at any moment, again and again; an outside ledger knows what was answered.
  *
  * After each cut: what was answered is there, as it was; no seq was given twice; no batch is there in part; nothing
- * fails its checksum; what a publish keeps is there with it or not at all. The same with syncs that do nothing, and
+ * fails its checksum; what a publish keeps is there with it or not at all; ids that were told, a publisher's or the broker's,
+ * are known again. The same with syncs that do nothing, and
  * with a broker that answers before the commit, must fail: that shows that the test can see.
  */
 #include <pthread.h>
@@ -21,12 +22,15 @@
 #include "common/log.h"
 #include "tests/unit/store/vfs_power.h"
 
-#define IDS_MAX   200000
-#define MEMBERS   4
-#define IN_FLIGHT 6
+#define IDS_MAX    200000
+#define MEMBERS    4
+#define IN_FLIGHT  6
+#define DEDUPE_MAX 1000
 
 struct promise { /* of an event, by its number */
     bool answered;
+    uint8_t id[16]; /* once it is known */
+    uint32_t first, len;
     uint64_t seq; /* 0: not known */
     uint8_t members;
 };
@@ -39,7 +43,7 @@ struct ledger {
     uint8_t *dead;            /* by seq: it is listed as a dead letter */
     uint64_t listed;          /* of them */
     uint32_t next;
-    uint64_t random, checked, read, opened;
+    uint64_t random, checked, read, opened, repeats;
     bool early, ignore_sync;
     char trouble[200];
 };
@@ -59,14 +63,19 @@ static bool broken(struct ledger *l, const char *what, uint64_t number, uint64_t
     return false;
 }
 
-static bool note_seq(struct ledger *l, uint32_t number, uint64_t seq)
+static bool note_seq(struct ledger *l, uint32_t number, uint64_t seq, const uint8_t id[16])
 {
+    static const uint8_t none[16];
     if (seq >= IDS_MAX)
         return broken(l, "a seq out of all bounds", number, seq);
     if (l->number_of[seq] && l->number_of[seq] != number)
         return broken(l, "a seq was given twice", number, seq);
     if (l->promises[number].seq && l->promises[number].seq != seq)
         return broken(l, "an event has two seqs", number, seq);
+    if (memcmp(l->promises[number].id, none, 16) != 0 &&
+        memcmp(l->promises[number].id, id, 16) != 0)
+        return broken(l, "an event has two ids", number, seq);
+    memcpy(l->promises[number].id, id, 16);
     l->number_of[seq] = number;
     l->promises[number].seq = seq;
     return true;
@@ -77,17 +86,19 @@ static bool note_seq(struct ledger *l, uint32_t number, uint64_t seq)
 static bool read_event(struct ledger *l, const struct eb_event *event, uint8_t *there)
 {
     uint32_t number = 0, first = 0;
-    memcpy(&number, event->id, 4);
-    if (!number || number >= l->next || event->payload_len < 8)
+    if (event->payload_len >= 8) {
+        memcpy(&first, event->payload, 4);
+        memcpy(&number, event->payload + 4, 4);
+    }
+    if (!number || number >= l->next)
         return broken(l, "an event nobody published", number, event->seq);
-    memcpy(&first, event->payload, 4);
     for (uint32_t i = 8; i < event->payload_len; i++)
         if ((uint8_t)event->payload[i] != (uint8_t)(number + i))
             return broken(l, "another payload", number, event->seq);
     there[number] = 1;
     l->members[first]++;
     l->read++;
-    return note_seq(l, number, event->seq);
+    return note_seq(l, number, event->seq, event->id);
 }
 
 static bool read_log(struct ledger *l, struct eb_store *store, uint8_t *there)
@@ -206,20 +217,23 @@ static void done(struct eb_op *op)
     pthread_mutex_unlock(&flight_lock);
 }
 
-static struct eb_event *new_event(uint32_t number, uint32_t first, size_t len)
+/* Every third has no id until it is stored. @id: it is published again under that. */
+static struct eb_event *new_event(uint32_t number, uint32_t first, size_t len, const uint8_t *id)
 {
     static char payload[40000];
-    memset(payload, 0, 8);
     memcpy(payload, &first, 4);
+    memcpy(payload + 4, &number, 4);
     for (size_t i = 8; i < len; i++)
         payload[i] = (char)(number + i);
     struct eb_draft draft = {.topic = "power.test",
                              .topic_len = 10,
                              .payload = payload,
                              .payload_len = len,
-                             .has_id = true};
+                             .has_id = id || number % 3 != 0};
     memcpy(draft.id, &number, 4);
     draft.id[6] = 0x70;
+    if (id)
+        memcpy(draft.id, id, 16);
     return eb_event_create(&draft);
 }
 
@@ -230,8 +244,9 @@ static void board(struct ledger *l, struct flight *f)
     f->first = l->next;
     for (uint32_t i = 0; i < n; i++, l->next++) {
         size_t len = chance(l, 20) ? 8 + chance(l, 300) : 8 + chance(l, 30000);
-        f->events[i] = new_event(l->next, f->first, len);
-        l->promises[l->next] = (struct promise){.answered = l->early};
+        f->events[i] = new_event(l->next, f->first, len, NULL);
+        l->promises[l->next] =
+            (struct promise){.answered = l->early, .first = f->first, .len = (uint32_t)len};
     }
     l->promises[f->first].members = (uint8_t)n;
     f->op = (struct eb_op){.kind = EB_OP_PUBLISH,
@@ -249,11 +264,40 @@ static bool land(struct ledger *l, struct flight *f)
     for (uint32_t i = 0; i < f->op.count; i++) {
         if (f->op.err.code == EB_OK) {
             l->promises[f->first + i].answered = true;
-            good = good && note_seq(l, f->first + i, f->results[i].seq);
+            good = good && note_seq(l, f->first + i, f->results[i].seq, f->events[i]->id);
         }
         eb_event_unref(f->events[i]);
     }
     return good;
+}
+
+/* One of the last that were answered comes again: it is a duplicate, or nothing could be said. */
+static bool repeat(struct ledger *l, struct eb_store *store)
+{
+    uint64_t last = eb_store_last_seq(store);
+    uint64_t seq =
+        last > DEDUPE_MAX / 2 ? last - chance(l, DEDUPE_MAX / 2) : 1 + chance(l, last + 1);
+    uint64_t number = seq < IDS_MAX ? l->number_of[seq] : 0;
+    const struct promise *p = &l->promises[number];
+    if (!number || !p->answered || l->early)
+        return true;
+    struct eb_event *event = new_event((uint32_t)number, p->first, p->len, p->id);
+    struct eb_op_result result = {0};
+    struct eb_op op = {
+        .kind = EB_OP_PUBLISH, .count = 1, .events = &event, .results = &result, .done = done};
+    in_flight = 1;
+    eb_store_submit(store, &op, &op);
+    pthread_mutex_lock(&flight_lock);
+    while (in_flight)
+        pthread_cond_wait(&landed, &flight_lock);
+    pthread_mutex_unlock(&flight_lock);
+    eb_event_unref(event);
+    l->repeats += op.err.code == EB_OK;
+    if (op.err.code == EB_MESSAGE_ID_REUSED)
+        return broken(l, "a repeat was taken for another event", number, seq);
+    if (op.err.code == EB_OK && (!result.duplicate || result.seq != seq))
+        return broken(l, "a repeat was stored again", number, seq);
+    return true;
 }
 
 /* Publish until the power is out, or for a while. */
@@ -291,7 +335,7 @@ static bool one_round(struct ledger *l)
     struct eb_store_config config = {.path = l->path,
                                      .vfs = "power",
                                      .dedupe_window_ms = 600000,
-                                     .dedupe_max = 1000,
+                                     .dedupe_max = DEDUPE_MAX,
                                      .acked_retention_ms = -1};
     struct eb_store *store = NULL;
     struct eb_error err = {0};
@@ -310,7 +354,9 @@ static bool one_round(struct ledger *l)
             good = check(l, store);
         power_arm(1 + chance(l, 300));
         assert_int_equal(eb_store_start(store, NULL), 0);
-        good = good && publish(l, store);
+        for (int i = 0; i < 5 && good; i++)
+            good = repeat(l, store);
+        good = good && publish(l, store) && repeat(l, store);
         if (chance(l, 3))
             power_cut();
         eb_store_close(store); /* orderly, if the power lasts */
@@ -357,16 +403,18 @@ static void end(struct ledger *l)
 static void nothing_answered_is_lost(void **state)
 {
     const char *full = getenv("EB_TEST_FULL");
-    uint64_t checked = 0;
+    uint64_t checked = 0, repeats = 0;
     for (uint64_t log = 1; log <= (full ? 100 : LOGS); log++) {
         struct ledger *l = begin(log * 7919);
         for (int i = 0; i < 30; i++)
             if (!one_round(l))
                 fail_msg("log %llu, round %d: %s", (unsigned long long)log, i, l->trouble);
         checked += l->checked;
+        repeats += l->repeats;
         end(l);
     }
     assert_true(checked > LOGS * 12);
+    assert_true(repeats > LOGS * 12);
 }
 
 /* @early or @ignore: the ledger must catch it. */
