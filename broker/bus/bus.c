@@ -25,6 +25,7 @@ void eb_bus_submit(struct eb_bus *bus, struct eb_op *op)
 static void hook_settled(void *ctx)
 {
     struct eb_bus *bus = ctx;
+    eb_bus_answered(bus);
     eb_due_kick(bus->due);
     eb_lock_take(&bus->settled_lock);
     void (*settled)(void *) = bus->settled;

@@ -126,6 +126,12 @@ struct eb_session_ops {
                              const char *pattern /* NULL with one_subscription */, uint64_t seq);
     /* The queue has something to send, or the session was closed by the bus. No lock held but the commit lock at most. */
     void (*wake)(struct eb_session *session);
+    /*
+     * In place of wake, when what is to be sent answers the only request that was open, so that its peer probably waits:
+     * comes at the end of the group, and may send by itself without waiting. On the committing thread, under the commit
+     * lock. May be NULL.
+     */
+    void (*answered)(struct eb_session *session);
     /* Last reference gone: free user's memory. Any thread, no lock held but the commit lock at most. */
     void (*destroy)(struct eb_session *session);
     /*

@@ -189,6 +189,8 @@ void eb_session_over(struct eb_session *session);
 void eb_session_settle(struct eb_session *session, size_t bytes);
 /** What was answered and settled since the last time goes to the sessions. The commit lock is held. */
 void eb_bus_settle(struct eb_bus *bus);
+/** The group is over: those that were answered alone (C5) are told. The commit lock is held. */
+void eb_bus_answered(struct eb_bus *bus);
 
 /* ---- session.c, the queue ---- */
 
@@ -414,6 +416,8 @@ struct eb_bus {
     struct eb_consumers *consumers; /* [I] */
     struct eb_due *due;             /* [I] */
     struct eb_session *settling;    /* [C] sessions with something to settle, one reference each */
+    struct eb_session *answered; /* [C] those that were answered alone (requests.c, C5), the same */
+    unsigned answered_count;     /* [C] of these in this group */
     struct eb_bus_atomics counters;
 
     struct eb_lock registry; /* EB_RANK_LEAF: the list of sessions, numbers rising */

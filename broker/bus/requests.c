@@ -12,6 +12,9 @@
  * (C3) Answers that `done` gives are put into the queue together: behind the last `done` of a segment, before
  *      anything of it is pushed (D3), and before a subscription begins (its `ok` comes first).
  * (C4) A request is open until its answer is in the queue: who finds none open finds all answers there.
+ * (C5) Where the answer is to the only open request, its peer probably waits, and waking another thread to send it
+ *      costs more than sending it. So the transport may do that itself when the group is over (eb_bus_answered), for
+ *      ALONE_MAX of a group. A group that goes on for another segment is not waited for: then it is a wake as ever.
  */
 #include <errno.h>
 #include <string.h>
@@ -21,6 +24,7 @@
 #define CHUNK_OPS    1024
 #define CHUNK_BYTES  (1024 * 1024)
 #define ALONE_BYTES  (16 * 1024)
+#define ALONE_MAX    64
 #define ANSWERS_MIN  256
 #define ANSWERS_FULL (64 * 1024)
 
@@ -158,15 +162,50 @@ void eb_session_answer(struct eb_session *session, const void *data, size_t len)
         eb_session_wake(session);
 }
 
+/* Those that were answered alone are told, by @tell or with NULL by their own way. */
+static void tell_answered(struct eb_bus *bus, void (*tell)(struct eb_session *session))
+{
+    struct eb_session *session;
+    while ((session = bus->answered) != NULL) {
+        bus->answered = session->settle_next;
+        session->settling = false;
+        (tell != NULL ? tell : session->ops->answered)(session);
+        eb_session_unref(session);
+    }
+}
+
+void eb_bus_answered(struct eb_bus *bus)
+{
+    tell_answered(bus, NULL);
+    bus->answered_count = 0;
+}
+
+/* C5. It stays in the list, so that nothing else puts it into one: it has nothing open, and this group is cut. */
+static bool answered_alone(struct eb_bus *bus, struct eb_session *session, unsigned settled)
+{
+    if (settled != 1 || session->ops->answered == NULL || bus->answered_count >= ALONE_MAX ||
+        atomic_load(&session->open) > 0)
+        return false;
+    bus->answered_count++;
+    session->settle_next = bus->answered;
+    bus->answered = session;
+    return true;
+}
+
 void eb_bus_settle(struct eb_bus *bus)
 {
     struct eb_session *session;
+    tell_answered(bus, eb_session_wake);
     while ((session = bus->settling) != NULL) {
+        unsigned settled = session->settled;
         bus->settling = session->settle_next;
         if (session->ops->answers != NULL)
             session->ops->answers(session);
+        bool to_send = put_answers(session, true);
+        if (to_send && answered_alone(bus, session, settled))
+            continue;
         session->settling = false;
-        if (put_answers(session, true))
+        if (to_send)
             eb_session_wake(session);
         eb_session_unref(session);
     }

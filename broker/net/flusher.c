@@ -6,7 +6,8 @@
  *                        `---- more ----       `-> epoll, EPOLLOUT|EPOLLONESHOT -> flush again
  *
  * (F1) A connection is pinned to one flusher: one writer, so order holds and no socket is written by two. Its own
- *      thread may take the flusher's place for a moment (W6 in ws_conn.c): whoever is to flush has it dirty.
+ *      thread, or the committing one, may take the flusher's place for a moment (W6 in ws_conn.c): whoever is to flush
+ *      has it dirty.
  * (F2) A dirty connection is on the list, being flushed, or waits for EPOLLOUT; exactly one of them, and exactly
  *      until its state falls back to clean (EB_CONN_DIRTY). Whoever makes it dirty pushes it, nobody else does.
  * (F3) The eventfd is written only when the flusher may be asleep.
@@ -298,6 +299,15 @@ static bool flush(struct eb_flusher *flusher, struct eb_ws_conn *conn)
 void eb_flusher_send(struct eb_flusher *flusher, struct eb_ws_conn *conn)
 {
     if (flush(flusher, conn))
+        eb_flusher_push(flusher, conn);
+}
+
+void eb_flusher_send_once(struct eb_flusher *flusher, struct eb_ws_conn *conn)
+{
+    unsigned state = atomic_fetch_and(&conn->state, ~(unsigned)EB_CONN_AGAIN);
+
+    conn->want_out = false;
+    if ((state & EB_CONN_DEAD) || send_batch(flusher, conn) != SENT_ALL || !settle_state(conn))
         eb_flusher_push(flusher, conn);
 }
 

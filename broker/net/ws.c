@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +15,7 @@
 #include "broker/net/ws_internal.h"
 #include "common/log.h"
 
+#define FEW_CORES        2
 #define DEFAULT_FLUSHERS 2
 #define DRAIN_TICK_MS    10
 #define CLOSE_MS         1000 /* for the peers' close frames, beyond the deadline if need be */
@@ -31,6 +33,17 @@ void eb_ws_side_reconfigure(struct eb_ws_side *side, const struct eb_net_config 
     atomic_store(&side->stall_timeout_ms, config->stall_timeout_ms);
 }
 
+/*
+ * W6: to send an answer takes less than to wake a flusher for it, but with cores to spare a flusher does it beside
+ * the next commit. Measured with two (docs/decisions/0025-what-the-committing-thread-leaves-out.md).
+ */
+static bool few_cores(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) <= FEW_CORES;
+}
+
 int eb_ws_side_create(struct eb_net *net, const struct eb_net_config *config, struct eb_bus *bus,
                       struct eb_ws_side **ret)
 {
@@ -42,6 +55,7 @@ int eb_ws_side_create(struct eb_net *net, const struct eb_net_config *config, st
         return -ENOMEM;
     side->net = net;
     side->bus = bus;
+    side->answers_itself = few_cores();
     eb_lock_init(&side->lock, EB_RANK_CONNECTIONS);
     eb_lock_init(&side->count_lock, EB_RANK_LEAF);
     eb_cond_init(&side->none);

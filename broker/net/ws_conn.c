@@ -16,7 +16,8 @@
  *      bytes in it is reset, and the reset overtakes the close frame.
  * (W6) Who makes the connection dirty hands it to its flusher; but its own thread, when that happens while it hands
  *      over its requests (it committed them by itself, so the answer is there), is the flusher of that moment:
- *      it sends, and hands on only what the socket does not take.
+ *      it sends, and hands on only what the socket does not take. So is the committing thread for the answers that
+ *      their peers wait for (session_answered), where there are no more cores than that thread and another need.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -30,16 +31,22 @@
 
 static _Thread_local struct eb_ws_conn *submitting; /* W6: whose thread this is */
 
-void eb_ws_conn_wake(struct eb_ws_conn *conn)
+/* True: the connection was clean, and whoever called is to see to it that it is sent to. */
+static bool make_dirty(struct eb_ws_conn *conn)
 {
     const unsigned both = EB_CONN_DIRTY | EB_CONN_AGAIN;
     unsigned state = atomic_load(&conn->state);
 
     /* AGAIN still set: the flusher has yet to look, and will see what the caller queued before. */
     if ((state & both) == both || (state & EB_CONN_DEAD))
-        return;
+        return false;
     state = atomic_fetch_or(&conn->state, both);
-    if (state & (EB_CONN_DIRTY | EB_CONN_DEAD))
+    return !(state & (EB_CONN_DIRTY | EB_CONN_DEAD));
+}
+
+void eb_ws_conn_wake(struct eb_ws_conn *conn)
+{
+    if (!make_dirty(conn))
         return;
     if (submitting == conn)
         conn->sends_itself = true;
@@ -152,6 +159,16 @@ static void session_wake(struct eb_session *session)
     eb_ws_conn_wake(eb_session_user(session));
 }
 
+static void session_answered(struct eb_session *session)
+{
+    struct eb_ws_conn *conn = eb_session_user(session);
+
+    if (submitting == conn || !conn->side->answers_itself)
+        eb_ws_conn_wake(conn);
+    else if (make_dirty(conn))
+        eb_flusher_send_once(conn->flusher, conn);
+}
+
 static void session_destroy(struct eb_session *session)
 {
     struct eb_ws_conn *conn = eb_session_user(session);
@@ -173,6 +190,7 @@ const struct eb_session_ops eb_ws_session_ops = {
     .gap = eb_ws_encode_gap,
     .live = eb_ws_encode_live,
     .wake = session_wake,
+    .answered = session_answered,
     .destroy = session_destroy,
 };
 
@@ -182,6 +200,7 @@ const struct eb_session_ops eb_ws_binary_session_ops = {
     .gap = eb_ws_encode_gap_bin,
     .live = eb_ws_encode_live_bin,
     .wake = session_wake,
+    .answered = session_answered,
     .destroy = session_destroy,
     .answers = eb_ws_bin_answers,
 };

@@ -332,6 +332,11 @@ void eb_flusher_destroy(struct eb_flusher *flusher);
 void eb_flusher_push(struct eb_flusher *flusher, struct eb_ws_conn *conn);
 /** Send for it on this thread, which has just made the connection dirty; what does not go at once is the flusher's. */
 void eb_flusher_send(struct eb_flusher *flusher, struct eb_ws_conn *conn);
+/**
+ * The same by one call that does not wait, also under the commit lock: whatever it leaves to be done, be it an error, is
+ * the flusher's.
+ */
+void eb_flusher_send_once(struct eb_flusher *flusher, struct eb_ws_conn *conn);
 /** Forget the socket: before it is given back. */
 void eb_flusher_forget(struct eb_flusher *flusher, struct eb_ws_conn *conn);
 void eb_flusher_counters(const struct eb_flusher *flusher, struct eb_ws_counters *ret);
@@ -369,6 +374,7 @@ struct eb_ws_side {
     struct eb_bus *bus;           /* [I] */
     struct eb_flusher **flushers; /* [I] */
     unsigned flusher_count;       /* [I] */
+    bool answers_itself;          /* [I] the committing thread sends what is waited for (W6) */
     atomic_uint next_flusher;     /* [a] */
     struct eb_keeper *keeper;     /* [I] */
 

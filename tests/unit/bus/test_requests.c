@@ -20,7 +20,7 @@ static void wide(struct eb_bus_config *config)
     config->queue_bytes = 1 << 20;
 }
 
-static unsigned wakes, merges;
+static unsigned wakes, merges, alone;
 
 static void on_wake(struct eb_session *session)
 {
@@ -34,6 +34,12 @@ static void on_answers(struct eb_session *session)
     eb_session_answer(session, "merged ", 7);
 }
 
+static void on_answered(struct eb_session *session)
+{
+    alone++;
+}
+
+static const struct eb_session_ops alone_ops = {.wake = on_wake, .answered = on_answered};
 static const struct eb_session_ops merging_ops = {.wake = on_wake, .answers = on_answers};
 static const struct eb_session_ops plain_ops = {.wake = on_wake};
 
@@ -41,7 +47,7 @@ static struct eb_session *open_session(struct fake_world *w, const struct eb_ses
 {
     struct eb_session *session;
     assert_int_equal(eb_session_create(w->bus, ops, NULL, false, &session), 0);
-    wakes = merges = 0;
+    wakes = merges = alone = 0;
     return session;
 }
 
@@ -290,6 +296,64 @@ static void answers_of_a_segment_go_together(void **unused)
     fake_close(w);
 }
 
+/* C5: the answer to the only open request is told apart, when it is in the queue; any other is a wake. */
+static void an_answer_that_is_waited_for_is_told_apart(void **unused)
+{
+    struct fake_world *w = fake_open(wide);
+    struct eb_session *session = open_session(w, &alone_ops);
+    size_t frames, len;
+    publish(session, "a", 1, published);
+    fake_commit(w, ALL);
+    assert_int_equal(alone, 1);
+    assert_int_equal(wakes, 0);
+    assert_string_equal(drain(session, &frames, &len), "a");
+    publish(session, "b", 1, published);
+    publish(session, "c", 1, published);
+    fake_commit(w, 1); /* one is still open */
+    assert_int_equal(wakes, 1);
+    fake_commit(w, 1);
+    assert_int_equal(alone, 2);
+    publish(session, "d", 1, published);
+    publish(session, "e", 1, published);
+    fake_commit(w, ALL); /* two at once */
+    assert_int_equal(alone, 2);
+    assert_int_equal(wakes, 2);
+    assert_string_equal(drain(session, &frames, &len), "bcde");
+    close_session(session);
+    fake_close(w);
+}
+
+/* C5: a group that goes on is not waited for, and no more than a number of it are told apart. */
+static void answers_do_not_wait_for_a_long_group(void **unused)
+{
+    struct fake_world *w = fake_open(wide);
+    struct fake_box *box = fake_box(w, false);
+    struct eb_session *first = open_session(w, &alone_ops), *many[100];
+    size_t frames, len;
+    publish(first, "a", 1, published);
+    fake_publish_batch(box, "b", 300);
+    fake_commit(w, ALL);
+    assert_int_equal(wakes, 1);
+    assert_int_equal(alone, 0);
+    assert_string_equal(drain(first, &frames, &len), "a");
+    for (int i = 0; i < 100; i++)
+        many[i] = open_session(w, &alone_ops);
+    for (int round = 1; round <= 2; round++) {
+        for (int i = 0; i < 100; i++)
+            publish(many[i], "x", 1, published);
+        fake_commit(w, ALL);
+        assert_int_equal(alone, 64 * round);
+        assert_int_equal(wakes, 36 * round);
+    }
+    for (int i = 0; i < 100; i++) {
+        assert_string_equal(drain(many[i], &frames, &len), "xx");
+        close_session(many[i]);
+    }
+    close_session(first);
+    fake_box_close(box);
+    fake_close(w);
+}
+
 /* What is merged is written once, behind the last answer; a session without answers is not asked. */
 static void merged_answers_are_written_at_the_end(void **unused)
 {
@@ -363,6 +427,8 @@ int main(void)
         cmocka_unit_test(operations_of_a_chunk_say_what_comes),
         cmocka_unit_test(a_lone_small_request_may_be_committed_at_once),
         cmocka_unit_test(answers_of_a_segment_go_together),
+        cmocka_unit_test(an_answer_that_is_waited_for_is_told_apart),
+        cmocka_unit_test(answers_do_not_wait_for_a_long_group),
         cmocka_unit_test(merged_answers_are_written_at_the_end),
         cmocka_unit_test(many_bytes_of_answers_keep_their_order),
         cmocka_unit_test(a_closed_session_is_settled),
