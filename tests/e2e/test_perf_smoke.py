@@ -33,7 +33,7 @@ WORK = {
     "publish, binary": (5000, "publish", "eventbus-bin", {"window": 4096}, 6800),
     "publish, JSON, batches of 256": (25600, "publish", "eventbus-json", {"window": 4096, "batch": 256}, 7600),
     "publish, binary, batches of 256": (25600, "publish", "eventbus-bin", {"window": 4096, "batch": 256}, 6500),
-    "publish, binary, one waits": (300, "publish", "eventbus-bin", {"window": 1}, 30000),
+    "publish, binary, one waits": (1000, "publish", "eventbus-bin", {"window": 1}, 31000),
     "HTTP POST, 16 wait": (1600, "publish", "eventbus-http", {"connections": 16}, 80000),
     "fan-out to 20, JSON": (40000, "fanout", "eventbus-json", {"events": 2000, "subscribers": 20, "batch": 64}, 560),
     "fan-out to 20, binary": (40000, "fanout", "eventbus-bin", {"events": 2000, "subscribers": 20, "batch": 64}, 450),
