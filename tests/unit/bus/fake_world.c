@@ -106,7 +106,8 @@ static void on_destroy(struct eb_session *session)
     free(eb_session_user(session));
 }
 
-static const struct eb_session_ops session_ops = {on_event, on_gap, on_live, on_wake, on_destroy};
+static const struct eb_session_ops session_ops = {
+    .event = on_event, .gap = on_gap, .live = on_live, .wake = on_wake, .destroy = on_destroy};
 static const struct eb_session_ops bundle_ops = {.event = on_event,
                                                  .gap = on_gap,
                                                  .live = on_live,

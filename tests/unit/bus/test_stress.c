@@ -334,7 +334,8 @@ static void free_box(struct eb_session *session)
     free(eb_session_user(session));
 }
 
-static const struct eb_session_ops passing_ops = {on_event, on_gap, on_live, no_wake, free_box};
+static const struct eb_session_ops passing_ops = {
+    .event = on_event, .gap = on_gap, .live = on_live, .wake = no_wake, .destroy = free_box};
 
 static void open_published(struct eb_publish *publish)
 {
