@@ -340,7 +340,8 @@ def test_a_publisher_that_does_not_read_its_answers_is_not_read_and_loses_none(s
     """Answers are never dropped: above the bound requests wait in the socket. Control frames before them are answered."""
     broker = start_broker(*memory("--max-unsent-answers", "4K", "--max-payload", "1M"), db=None)
     count = 30000
-    with WebSocket(broker.port) as ws:
+    with WebSocket(broker.port, rcvbuf=65536) as ws:  # else the kernel has room for nearly all, on both ways
+        ws.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         sent = threading.Event()
 
         def send():
