@@ -433,6 +433,21 @@ static inline uint64_t seq_of(struct act *act)
     return seq;
 }
 
+static inline struct eb_store_info info_of(struct fixture *fx)
+{
+    struct eb_store_info info;
+    eb_store_info(fx->store, &info);
+    return info;
+}
+
+static inline void step_janitor(struct fixture *fx)
+{
+    bool more;
+    eb_lock_take(&fx->store->commit_lock);
+    eb_janitor_step_locked(fx->store, &more);
+    eb_lock_drop(&fx->store->commit_lock);
+}
+
 static inline struct eb_page page_of(struct fixture *fx, const char *text,
                                      struct eb_page_request request)
 {

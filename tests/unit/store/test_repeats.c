@@ -103,21 +103,6 @@ static uint64_t repeat_of(struct fixture *fx, const char *payload, const uint8_t
     return seq;
 }
 
-static struct eb_store_info info_of(struct fixture *fx)
-{
-    struct eb_store_info info;
-    eb_store_info(fx->store, &info);
-    return info;
-}
-
-static void step_janitor(struct fixture *fx)
-{
-    bool more;
-    eb_lock_take(&fx->store->commit_lock);
-    eb_janitor_step_locked(fx->store, &more);
-    eb_lock_drop(&fx->store->commit_lock);
-}
-
 /* Each event that brings none gets an id of its own that says its time and sorts as its seq; the table stays empty. */
 static void made_with_the_seq(void **state)
 {

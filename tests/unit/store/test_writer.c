@@ -22,21 +22,6 @@ static struct eb_store_counters counters_of(struct fixture *fx)
     return counters;
 }
 
-static struct eb_store_info info_of(struct fixture *fx)
-{
-    struct eb_store_info info;
-    eb_store_info(fx->store, &info);
-    return info;
-}
-
-static void step_janitor(struct fixture *fx)
-{
-    bool more;
-    eb_lock_take(&fx->store->commit_lock);
-    eb_janitor_step_locked(fx->store, &more);
-    eb_lock_drop(&fx->store->commit_lock);
-}
-
 /* ---- order ---- */
 
 /* Ops complete in the order of submission in one transaction, and a fence knows what came before it. */
