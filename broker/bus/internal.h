@@ -2,7 +2,7 @@
  * internal.h - what the files of broker/bus/ share: sessions, subscriptions, streams and who owns which field.
  *
  * Keys: [I] immutable after create   [a] atomic   [Q] its session's lock   [S] its shard's lock
- *       [C] the holder of the commit lock   [P] the pool's lock   [T] the reader whose turn it is
+ *       [C] the holder of the commit lock   [P] the pool's lock   [T] the reader whose turn it is (ahead.c, A2)
  *       [R] the thread that makes the session's requests
  *
  * Lifetimes. A session is held by its transport, by each of its subscriptions, by each open request and by
@@ -22,6 +22,7 @@
 #define EB_NO_PUSH        UINT32_MAX
 
 struct eb_sub;
+struct eb_ahead;
 struct eb_consumers; /* consumers.h */
 
 /* ---- streams ---- */
@@ -67,6 +68,8 @@ struct eb_sub {
     uint64_t floor;                 /* [Q] live: served up to here when it joined */
     struct eb_stream stream;        /* while it replays */
     struct eb_selection *selection; /* [T] */
+    struct eb_ahead *ahead;         /* [Q] NULL: nothing was ever read ahead of its replay */
+    struct eb_sub *ahead_next;      /* [P] in the list of those to be read ahead of */
     struct eb_last last;
     uint32_t count; /* [I] */
     struct eb_entry entries[];
@@ -351,6 +354,38 @@ bool eb_shared_near(struct eb_shared *shared, uint64_t seq);
 /** Gives up what is shared when no stream reads any more. No lock held but the commit lock. */
 void eb_bus_share_rest(struct eb_bus *bus);
 
+/* ---- stream.c ---- */
+
+/** No page is of use to another stream: there is at most one that replays or lags. */
+bool eb_bus_reads_alone(struct eb_bus *bus);
+
+/* ---- ahead.c ---- */
+
+#define EB_AHEAD_PAGES 2
+
+enum eb_ahead_found {
+    EB_AHEAD_NOTHING, /* the turn reads by itself */
+    EB_AHEAD_PAGE,    /* @page, and request->upto as it was read by */
+    EB_AHEAD_SOON, /* it is being read: the stream has no place now and is kicked when it is there */
+};
+struct eb_spoilt_pages {
+    unsigned count;
+    struct eb_page pages[2 * EB_AHEAD_PAGES]; /* at the begin and at the end of a turn */
+};
+/** What was read ahead of @sub's replay from request->from on. What is of no use comes back in @spoilt. */
+enum eb_ahead_found eb_ahead_take_locked(struct eb_sub *sub, struct eb_page_request *request,
+                                         struct eb_page *page, struct eb_spoilt_pages *spoilt);
+/** The turn has its page, which ends before @at: more may be read ahead. No lock held. */
+void eb_ahead_go_on(struct eb_sub *sub, uint64_t at);
+/** The replay is over. */
+void eb_ahead_over_locked(struct eb_sub *sub, struct eb_spoilt_pages *spoilt);
+/** A reader is at it: the selection is in use. */
+bool eb_ahead_reads_locked(const struct eb_sub *sub);
+void eb_spoilt_pages_finish(struct eb_spoilt_pages *spoilt); /* no lock held */
+void eb_ahead_destroy(struct eb_ahead *ahead);               /* its subscription goes */
+/** Read until enough is ahead. Thread: a reader's, no lock held. Drops the list's reference. */
+void eb_ahead_run(struct eb_sub *sub, struct eb_reader *reader);
+
 /* ---- reads.c ---- */
 
 /** Carry it out and call its `done`. No lock held. */
@@ -367,6 +402,10 @@ void eb_pool_destroy(struct eb_pool *pool);
 void eb_pool_run(struct eb_pool *pool, struct eb_stream *stream);
 /** The same after @delay_ms. */
 void eb_pool_run_later(struct eb_pool *pool, struct eb_stream *stream, int64_t delay_ms);
+/** A reader that has nothing else to do reads ahead of it. The caller took the list's reference. */
+void eb_pool_ahead(struct eb_pool *pool, struct eb_sub *sub);
+/** Another reader than this one is to look at the run list. */
+void eb_pool_wake(struct eb_pool *pool);
 /** An auto_ack batch waits: write it by @due_ms at the latest. */
 void eb_pool_autoack_due(struct eb_pool *pool, int64_t due_ms);
 void eb_stream_ref_place(struct eb_stream *stream);

@@ -7,6 +7,8 @@
  * (P3) A reader holds no lock while it reads (B5); each has its own reader of the store.
  * (P4) A stream that a reader puts back wakes nobody: that reader looks next, and who takes one and leaves more
  *      wakes the next reader. So one replay stays with one reader and its cache, and switches no threads.
+ * (P5) A reader that has nothing else to do reads ahead of a replay (ahead.c), and goes on with it as long as pages
+ *      are taken: then one thread reads and another encodes.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -36,6 +38,7 @@ struct eb_pool {
     struct eb_stream *run; /* each with one reference to its session or subscription */
     struct eb_stream **run_end;
     struct eb_stream *later;
+    struct eb_sub *ahead; /* those to be read ahead of, each with one reference */
     struct eb_read *reads;
     struct eb_read **reads_end;
     int64_t autoack_ms; /* <0: nothing waits */
@@ -104,6 +107,22 @@ void eb_pool_autoack_due(struct eb_pool *pool, int64_t due_ms)
     eb_lock_drop(&pool->lock);
 }
 
+void eb_pool_ahead(struct eb_pool *pool, struct eb_sub *sub)
+{
+    eb_lock_take(&pool->lock);
+    sub->ahead_next = pool->ahead;
+    pool->ahead = sub;
+    pthread_cond_signal(&pool->work);
+    eb_lock_drop(&pool->lock);
+}
+
+void eb_pool_wake(struct eb_pool *pool)
+{
+    eb_lock_take(&pool->lock);
+    pthread_cond_signal(&pool->work);
+    eb_lock_drop(&pool->lock);
+}
+
 /* Put what has slept long enough back; when the next one is due, or -1. */
 static int64_t wake_sleepers_locked(struct eb_pool *pool, int64_t now)
 {
@@ -134,6 +153,14 @@ static struct eb_stream *take_stream_locked(struct eb_pool *pool)
     return stream;
 }
 
+static struct eb_sub *take_ahead_locked(struct eb_pool *pool)
+{
+    struct eb_sub *sub = pool->ahead;
+    if (sub != NULL)
+        pool->ahead = sub->ahead_next;
+    return sub;
+}
+
 static struct eb_read *take_read_locked(struct eb_pool *pool)
 {
     struct eb_read *read = pool->reads;
@@ -157,21 +184,25 @@ static void *reader_main(void *arg)
         bool autoack = pool->autoack_ms >= 0 && pool->autoack_ms <= now;
         struct eb_read *read = autoack ? NULL : take_read_locked(pool);
         struct eb_stream *stream = autoack || read != NULL ? NULL : take_stream_locked(pool);
+        struct eb_sub *ahead =
+            autoack || read != NULL || stream != NULL ? NULL : take_ahead_locked(pool);
         if (autoack)
             pool->autoack_ms = -1;
-        if (!autoack && read == NULL && stream == NULL) {
+        if (!autoack && read == NULL && stream == NULL && ahead == NULL) {
             eb_cond_wait(&pool->work, &pool->lock, due);
             continue;
         }
         if (!autoack)
             pool->reads_next = read == NULL;
-        if (pool->run != NULL || pool->reads != NULL)
+        if (pool->run != NULL || pool->reads != NULL || pool->ahead != NULL)
             pthread_cond_signal(&pool->work);
         eb_lock_drop(&pool->lock);
         if (autoack)
             eb_autoack_flush(pool->bus->autoack);
         else if (read != NULL)
             eb_read_do(pool->bus, self->reader, read);
+        else if (ahead != NULL)
+            eb_ahead_run(ahead, self->reader);
         else
             eb_stream_turn(stream, self->reader);
         eb_lock_take(&pool->lock);
@@ -225,10 +256,13 @@ static void drop_streams(struct eb_pool *pool)
         eb_lock_take(&pool->lock);
         wake_sleepers_locked(pool, INT64_MAX);
         stream = take_stream_locked(pool);
+        struct eb_sub *ahead = take_ahead_locked(pool);
         eb_lock_drop(&pool->lock);
-        if (stream == NULL)
+        if (stream == NULL && ahead == NULL)
             break;
-        eb_stream_unref_place(stream);
+        if (stream != NULL)
+            eb_stream_unref_place(stream);
+        eb_sub_unref(ahead);
     }
 }
 

@@ -191,6 +191,7 @@ void eb_sub_unref(struct eb_sub *sub)
     if (sub == NULL || atomic_fetch_sub_explicit(&sub->refs, 1, memory_order_acq_rel) != 1)
         return;
     eb_selection_destroy(sub->selection);
+    eb_ahead_destroy(sub->ahead);
     eb_last_finish(&sub->last);
     struct eb_session *session = sub->session;
     free(sub);

@@ -38,6 +38,8 @@ struct turn {
     struct eb_bundle_bounds bundles;
     struct eb_snapshot *snap; /* shared only */
     struct eb_page page;
+    enum eb_ahead_found ahead; /* the page is one that was read ahead */
+    struct eb_spoilt_pages spoilt;
     struct delivery *out;
     size_t count, cap;
     struct eb_frame *live;      /* R5 */
@@ -252,8 +254,7 @@ static size_t at_least_one(size_t bound, size_t used, size_t most)
     return left < most ? left : most;
 }
 
-/* No page is of use to another stream. */
-static bool reads_alone(struct eb_bus *bus)
+bool eb_bus_reads_alone(struct eb_bus *bus)
 {
     return atomic_load_explicit(&bus->counters.lagging, memory_order_relaxed) +
                atomic_load_explicit(&bus->counters.replaying, memory_order_relaxed) <
@@ -294,11 +295,15 @@ static bool turn_begin(struct turn *turn)
         .upto = eb_bus_visible(session->bus),
         .pending_only = turn->sub != NULL && turn->sub->pending_only,
         .all_there_is = turn->sub != NULL && turn->sub->all_there_is,
-        .passing = session->ops->events != NULL && reads_alone(session->bus),
+        .passing = session->ops->events != NULL && eb_bus_reads_alone(session->bus),
         .max_events = at_least_one(events, session->events, EB_PAGE_EVENTS),
         .max_bytes = at_least_one(bytes, session->event_bytes, EB_PAGE_BYTES),
     };
-    go = true;
+    if (turn->sub != NULL)
+        turn->ahead = eb_ahead_take_locked(turn->sub, &turn->request, &turn->page, &turn->spoilt);
+    go = turn->ahead != EB_AHEAD_SOON;
+    if (!go)
+        stream->sched = EB_SCHED_IDLE;
 out:
     eb_lock_drop(&session->lock);
     eb_snapshot_free(stale);
@@ -314,7 +319,7 @@ static void share_page(struct turn *turn, uint64_t deletions)
     uint64_t to = page->next <= turn->request.upto ? page->next : turn->request.upto + 1;
     uint32_t count = 0;
     if (turn->request.passing || page->whole_from == 0 || page->whole_from >= to ||
-        reads_alone(bus))
+        eb_bus_reads_alone(bus))
         return;
     for (size_t i = 0; i < page->count && count < EB_PAGE_EVENTS; i++) {
         if (page->items[i].event != NULL && page->items[i].event->seq >= page->whole_from)
@@ -346,15 +351,18 @@ static int turn_page(struct turn *turn, struct eb_reader *reader, struct eb_sele
     return rc;
 }
 
-static void turn_read(struct turn *turn, struct eb_reader *reader)
+/* The page, by itself or as it was read ahead. False: there is none. */
+static bool turn_read(struct turn *turn, struct eb_reader *reader)
 {
     struct eb_selection *selection = turn->sub != NULL ? turn->sub->selection : NULL;
+    if (turn->ahead == EB_AHEAD_PAGE)
+        return true;
     turn->page.next = turn->request.from;
     if (turn->sub == NULL) {
         if (turn->snap == NULL ||
             (turn->snap->selection == NULL && snapshot_select(turn->snap) < 0)) {
             turn->rc = -ENOMEM;
-            return;
+            return false;
         }
         selection = turn->snap->selection;
     }
@@ -364,12 +372,12 @@ static void turn_read(struct turn *turn, struct eb_reader *reader)
             eb_warn("EB-READ-FAILED",
                     "cannot read the log from seq %llu: %s; trying again in a second",
                     (unsigned long long)turn->request.from, strerrordesc_np(-turn->rc));
-            return;
+            return false;
         }
         if (turn->page.next > turn->request.upto + 1)
             turn->page.next = turn->request.upto + 1; /* R1, whatever the engine knows */
     }
-    turn_encode(turn);
+    return true;
 }
 
 enum outcome { HANDED_OVER, FULL, OUT_OF_MEMORY };
@@ -438,8 +446,11 @@ static bool turn_finish_locked(struct turn *turn, int64_t *ret_later)
     }
     if (!still_wanted_locked(turn)) { /* for good: nobody else reads by it */
         if (turn->sub != NULL) {
-            turn->spent = turn->sub->selection;
-            turn->sub->selection = NULL;
+            eb_ahead_over_locked(turn->sub, &turn->spoilt);
+            if (!eb_ahead_reads_locked(turn->sub)) {
+                turn->spent = turn->sub->selection;
+                turn->sub->selection = NULL;
+            }
             turn->last = turn->sub->last;
             turn->sub->last = (struct eb_last){0};
         }
@@ -468,7 +479,11 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
     bool pushed = false;
 
     if (turn_begin(&turn)) {
-        turn_read(&turn, reader);
+        if (turn_read(&turn, reader)) {
+            if (turn.sub != NULL && turn.page.next > turn.sub->last.upto)
+                eb_ahead_go_on(turn.sub, turn.page.next);
+            turn_encode(&turn);
+        }
         eb_lock_take(&session->lock);
         pushed = turn_finish_locked(&turn, &later);
         if (turn.sub == NULL && session->lagging && !session->closed && turn.snap != NULL &&
@@ -481,6 +496,7 @@ void eb_stream_turn(struct eb_stream *stream, struct eb_reader *reader)
     if (pushed && !eb_session_closed(session))
         eb_session_wake(session);
     eb_page_finish(&turn.page);
+    eb_spoilt_pages_finish(&turn.spoilt);
     for (size_t i = 0; i < turn.count; i++)
         eb_frame_unref(turn.out[i].frame);
     free(turn.out);

@@ -5,8 +5,8 @@
  *                        ^                     |  EAGAIN
  *                        `---- more ----       `-> epoll, EPOLLOUT|EPOLLONESHOT -> flush again
  *
- * (F1) A connection is pinned to one flusher: one writer, so order holds and no socket is written by two. Its own
- *      thread, or the committing one, may take the flusher's place for a moment (W6 in ws_conn.c): whoever is to flush
+ * (F1) A connection is pinned to one flusher: one writer, so order holds and no socket is written by two. A thread
+ *      that commits (its own, or another's), may take the flusher's place for a moment (W6 in ws_conn.c): whoever is to flush
  *      has it dirty.
  * (F2) A dirty connection is on the list, being flushed, or waits for EPOLLOUT; exactly one of them, and exactly
  *      until its state falls back to clean (EB_CONN_DIRTY). Whoever makes it dirty pushes it, nobody else does.

@@ -16,7 +16,8 @@
  *      bytes in it is reset, and the reset overtakes the close frame.
  * (W6) Who makes the connection dirty hands it to its flusher; but its own thread, when that happens while it hands
  *      over its requests (it committed them by itself, so the answer is there), is the flusher of that moment:
- *      it sends, and hands on only what the socket does not take. So is the committing thread for the answers that
+ *      it sends, and hands on only what the socket does not take. The same for the first OTHERS that it made dirty
+ *      meanwhile: to send to so few takes less than to wake a flusher. So is the committing thread for the answers that
  *      their peers wait for (session_answered), where there are no more cores than that thread and another need.
  */
 #include <pthread.h>
@@ -28,8 +29,14 @@
 #include "broker/net/ws_internal.h"
 
 #define CLOSE_FLUSH_MS 1000
+#define OTHERS         2 /* W6 */
 
-static _Thread_local struct eb_ws_conn *submitting; /* W6: whose thread this is */
+/* W6: whose thread this is, and what it has made dirty and is to send to. */
+static _Thread_local struct {
+    struct eb_ws_conn *conn, *others[OTHERS];
+    bool itself;
+    unsigned count;
+} submitting;
 
 /* True: the connection was clean, and whoever called is to see to it that it is sent to. */
 static bool make_dirty(struct eb_ws_conn *conn)
@@ -48,21 +55,25 @@ void eb_ws_conn_wake(struct eb_ws_conn *conn)
 {
     if (!make_dirty(conn))
         return;
-    if (submitting == conn)
-        conn->sends_itself = true;
+    if (submitting.conn == conn)
+        submitting.itself = true;
+    else if (submitting.conn != NULL && submitting.count < OTHERS)
+        submitting.others[submitting.count++] = conn;
     else
         eb_flusher_push(conn->flusher, conn);
 }
 
 unsigned eb_ws_conn_submit(struct eb_ws_conn *conn)
 {
-    submitting = conn;
+    submitting.conn = conn;
     unsigned requests = eb_session_submit(conn->session);
-    submitting = NULL;
-    if (conn->sends_itself) {
-        conn->sends_itself = false;
+    submitting.conn = NULL;
+    for (unsigned i = 0; i < submitting.count; i++)
+        eb_flusher_send(submitting.others[i]->flusher, submitting.others[i]);
+    if (submitting.itself)
         eb_flusher_send(conn->flusher, conn);
-    }
+    submitting.itself = false;
+    submitting.count = 0;
     return requests;
 }
 
@@ -163,7 +174,7 @@ static void session_answered(struct eb_session *session)
 {
     struct eb_ws_conn *conn = eb_session_user(session);
 
-    if (submitting == conn || !conn->side->answers_itself)
+    if (submitting.conn == conn || !conn->side->answers_itself)
         eb_ws_conn_wake(conn);
     else if (make_dirty(conn))
         eb_flusher_send_once(conn->flusher, conn);

@@ -120,7 +120,6 @@ struct eb_ws_conn {
     size_t early_used;                     /* [T] */
 
     atomic_uint state;             /* [a] EB_CONN_* */
-    bool sends_itself;             /* [T] dirty, and its own thread is to send (W6) */
     struct eb_ws_conn *flush_next; /* flusher's lock: its list */
 
     struct eb_lock lock;          /* rank LEAF */

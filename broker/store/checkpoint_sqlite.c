@@ -10,14 +10,20 @@
  *
  * (T1) SQLite lets one connection write and another checkpoint at once; the thread has a connection of its own.
  * (T2) A pass that fails says nothing: the writer's own checkpoint meets the same and does.
+ * (T3) Who publishes or is delivered to goes first: the thread is nicer than the others by so much that it yields to
+ *      them, and by so little that on a machine with other work the writer does not come to wait for it
+ *      (docs/decisions/0028-what-a-delivery-waits-for.md).
  */
 #include <errno.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "broker/store/schema.h"
 #include "broker/store/sqlite_internal.h"
 #include "common/log.h"
 
 #define PASSES     4
+#define NICER      5   /* T3 */
 #define FEW_FRAMES 150 /* so many take the writer about as long as a commit */
 
 void eb_checkpointer_init(struct eb_checkpointer *c)
@@ -63,6 +69,7 @@ static void *run(void *arg)
 {
     struct eb_checkpointer *c = arg;
     pthread_setname_np(pthread_self(), "eb-checkpoint");
+    setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, 0) + NICER);
     eb_lock_take(&c->lock);
     while (!c->stop) {
         if (c->state != EB_CHECKPOINT_BUSY) {

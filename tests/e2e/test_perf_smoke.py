@@ -4,6 +4,8 @@ A bound is what was measured (docs/performance.md) and a part of slack for the n
 optimisation loses more than that; whoever gains one lowers the bound.
 """
 import json
+import pathlib
+import re
 import subprocess
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from lib.broker import BUILD
 from lib.count import LIBRARY, Counters
 from lib.instructions import Instructions
+from lib.ws import WebSocket
 
 LOAD = BUILD / "tests" / "bench" / "load" / "eventbus-load"
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=f"{BUILD} is built with a sanitizer, which changes every count")
@@ -92,3 +95,38 @@ def test_calls_of_a_lone_publish(start_broker, tmp_path):
     print(cost)
     assert cost["syncs"] <= 1.1 and cost["file_writes"] <= 1.3 and cost["signals"] <= 0.2  # nobody is woken to commit
     assert cost["receives"] + cost["sends"] + cost["polls"] <= 2.5
+
+
+def flushers_slept(broker):
+    """How often the threads that write to WebSockets have gone to sleep, which each does once when it is woken."""
+    count = 0
+    for task in pathlib.Path(f"/proc/{broker.pid}/task").iterdir():
+        if (task / "comm").read_text().startswith("eb-flush-"):
+            count += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M).group(1))
+    return count
+
+
+def test_a_lone_publish_wakes_nobody_to_deliver_to_two(start_broker):
+    """Who commits alone sends to the first two subscribers, too; a third is a flusher's (decision 0028)."""
+    broker = start_broker()
+    with WebSocket(broker.port) as publisher, WebSocket(broker.port) as one, WebSocket(broker.port) as two, WebSocket(broker.port) as three:
+        woken = {}
+        for count, ws in enumerate((one, two, three), 1):
+            ws.subscribe("lone")
+            before = flushers_slept(broker)
+            for _ in range(200):
+                seq = publisher.publish("lone")["seq"]
+                assert {other.event()["seq"] for other in (one, two, three)[:count]} == {seq}
+            woken[count] = flushers_slept(broker) - before
+    print(woken)
+    assert woken[1] <= 20 and woken[2] <= 20 and woken[3] >= 150
+
+
+def test_who_publishes_goes_before_the_checkpoint(start_broker):
+    """The thread that copies the WAL into the file yields its core to the others (decision 0028)."""
+    broker = start_broker()
+    nice = {}
+    for task in pathlib.Path(f"/proc/{broker.pid}/task").iterdir():
+        name, fields = re.fullmatch(r"\d+ \((.*)\) (.*)", (task / "stat").read_text().strip()).groups()
+        nice[name] = int(fields.split()[16])
+    assert nice["eb-checkpoint"] == nice["eb-writer"] + 5

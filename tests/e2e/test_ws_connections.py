@@ -314,6 +314,25 @@ def test_a_stopped_reader_is_closed_with_1013_and_the_others_go_on(start_broker,
         wait_for(lambda: connections(broker) == 2, what="the stalled one is gone")
 
 
+def test_a_lone_publisher_is_not_held_up_by_subscribers_that_do_not_read(start_broker):
+    """Its thread sends to the first two itself (W6): what their sockets do not take is a flusher's, and nothing is lost."""
+    broker = start_broker("--stall-timeout", "60s", "--channel-capacity", "100")
+    stopped = [WebSocket(broker.port, rcvbuf=4096) for _ in range(2)]
+    reader = WebSocket(broker.port)
+    for ws in (*stopped, reader):
+        ws.subscribe("lone")
+    payload = "x" * 8192
+    with WebSocket(broker.port) as publisher:
+        for seq in range(1, 301):
+            assert publisher.publish("lone", payload)["seq"] == seq
+            assert reader.event()["seq"] == seq
+    assert broker.metric("eventbus_sessions_lagging") == 2
+    for ws in stopped:
+        assert [ws.event()["seq"] for _ in range(300)] == list(range(1, 301))
+    for ws in (*stopped, reader):
+        ws.__exit__()
+
+
 def test_a_slow_reader_that_takes_a_little_is_not_stalled(start_broker):
     broker = start_broker(*memory("--stall-timeout", "1100ms", "--ping-interval", "0"), db=None)
     with WebSocket(broker.port) as slow, WebSocket(broker.port) as publisher:

@@ -55,6 +55,8 @@ struct options {
     uint64_t events;    /* 0: run for seconds */
     double seconds, warmup;
     double paced; /* events a second of all publishers together, 0: as fast as it goes */
+    uint64_t
+        tick; /* ns: paced events leave at multiples of it, all that fell due since the last one; 0: each when due */
     unsigned subscribers, publishers, stalled;
     bool mask_zero;
 };

@@ -47,14 +47,17 @@ static const struct wire *find_wire(const char *name)
     die("--target: there is no \"%s\"", name);
 }
 
-static const struct option longs[] = {
-    {"target", 1, NULL, 't'},     {"host", 1, NULL, 'h'},        {"port", 1, NULL, 'p'},
-    {"threads", 1, NULL, 'T'},    {"connections", 1, NULL, 'c'}, {"window", 1, NULL, 'w'},
-    {"refill", 1, NULL, 'r'},     {"batch", 1, NULL, 'b'},       {"frame", 1, NULL, 'f'},
-    {"topics", 1, NULL, 'n'},     {"payload", 1, NULL, 's'},     {"events", 1, NULL, 'e'},
-    {"seconds", 1, NULL, 'S'},    {"warmup", 1, NULL, 'u'},      {"paced", 1, NULL, 'R'},
-    {"rate", 1, NULL, 'R'},       {"mask", 1, NULL, 'm'},        {"subscribers", 1, NULL, 'x'},
-    {"publishers", 1, NULL, 'y'}, {"stalled", 1, NULL, 'z'},     {NULL, 0, NULL, 0}};
+static const struct option longs[] = {{"target", 1, NULL, 't'},      {"host", 1, NULL, 'h'},
+                                      {"port", 1, NULL, 'p'},        {"threads", 1, NULL, 'T'},
+                                      {"connections", 1, NULL, 'c'}, {"window", 1, NULL, 'w'},
+                                      {"refill", 1, NULL, 'r'},      {"batch", 1, NULL, 'b'},
+                                      {"frame", 1, NULL, 'f'},       {"topics", 1, NULL, 'n'},
+                                      {"payload", 1, NULL, 's'},     {"events", 1, NULL, 'e'},
+                                      {"seconds", 1, NULL, 'S'},     {"warmup", 1, NULL, 'u'},
+                                      {"paced", 1, NULL, 'R'},       {"rate", 1, NULL, 'R'},
+                                      {"mask", 1, NULL, 'm'},        {"subscribers", 1, NULL, 'x'},
+                                      {"publishers", 1, NULL, 'y'},  {"stalled", 1, NULL, 'z'},
+                                      {"tick", 1, NULL, 'k'},        {NULL, 0, NULL, 0}};
 
 static void set(int option, const char *name)
 {
@@ -103,6 +106,9 @@ static void set(int option, const char *name)
         break;
     case 'R':
         opt.paced = number(name, optarg, 0.001, 1e9);
+        break;
+    case 'k':
+        opt.tick = (uint64_t)(number(name, optarg, 0, 1e6) * 1e3);
         break;
     case 'x':
         opt.subscribers = (unsigned)number(name, optarg, 0, 1e6);

@@ -41,6 +41,14 @@ static uint64_t due_of_next(const struct conn *c)
     return run.start + (uint64_t)((double)turn * opt.batch * 1e9 / opt.paced);
 }
 
+/* When an event that is due then may leave: at the end of its tick. */
+static uint64_t leaves(uint64_t due)
+{
+    uint64_t since = due - run.start;
+
+    return opt.tick ? run.start + (since + opt.tick - 1) / opt.tick * opt.tick : due;
+}
+
 static bool answered(const struct conn *c)
 {
     return c->role == ROLE_PUBLISHER || c->wire->always_answers;
@@ -95,7 +103,7 @@ void publisher_fill(struct conn *c, uint64_t allowance)
             break;
         if (opt.paced) {
             at = due_of_next(c);
-            if (at > now || at >= run.end)
+            if (leaves(at) > now || at >= run.end)
                 break;
             stamp_time(c, at);
             if (c->loop->counting)
@@ -114,7 +122,7 @@ uint64_t publisher_due(const struct conn *c)
 {
     if (!opt.paced || !c->ready || c->loop->stopped || c->quota == 0 || window_free(c) < opt.batch)
         return 0;
-    return due_of_next(c);
+    return leaves(due_of_next(c));
 }
 
 static void answer(struct conn *c, uint64_t request)

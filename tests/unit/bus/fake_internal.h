@@ -16,6 +16,7 @@ struct fake {
     struct fake_row *rows; /* rows[seq - 1] */
     uint64_t last, deleted_upto, deletions;
     struct eb_stream *run, **run_end, *later;
+    struct eb_sub *ahead;
     struct eb_read *reads, **reads_end;
 };
 extern struct fake fake; /* fake_world.c */

@@ -41,6 +41,14 @@ void eb_pool_stop(struct eb_pool *pool)
 {
 }
 
+static struct eb_sub *take_ahead(void)
+{
+    struct eb_sub *sub = fake.ahead;
+    if (sub != NULL)
+        fake.ahead = sub->ahead_next;
+    return sub;
+}
+
 void eb_pool_destroy(struct eb_pool *pool)
 {
     for (struct eb_stream *next, *stream = fake.run; stream != NULL; stream = next) {
@@ -51,6 +59,8 @@ void eb_pool_destroy(struct eb_pool *pool)
         next = stream->run_next;
         eb_stream_unref_place(stream);
     }
+    while (fake.ahead != NULL)
+        eb_sub_unref(take_ahead());
     fake.run = fake.later = NULL;
 }
 
@@ -59,6 +69,18 @@ void eb_pool_run(struct eb_pool *pool, struct eb_stream *stream)
     stream->run_next = NULL;
     *fake.run_end = stream;
     fake.run_end = &stream->run_next;
+}
+
+void eb_pool_ahead(struct eb_pool *pool, struct eb_sub *sub)
+{
+    for (const struct eb_sub *other = fake.ahead; other != NULL; other = other->ahead_next)
+        assert_ptr_not_equal(other, sub);
+    sub->ahead_next = fake.ahead;
+    fake.ahead = sub;
+}
+
+void eb_pool_wake(struct eb_pool *pool)
+{
 }
 
 void eb_pool_run_later(struct eb_pool *pool, struct eb_stream *stream, int64_t delay_ms)
@@ -97,6 +119,14 @@ bool fake_turn(struct fake_world *world)
         fake.run_end = &fake.run;
     eb_stream_turn(stream, NULL);
     return true;
+}
+
+bool fake_ahead(struct fake_world *world)
+{
+    struct eb_sub *sub = take_ahead();
+    if (sub != NULL)
+        eb_ahead_run(sub, NULL);
+    return sub != NULL;
 }
 
 void fake_turns(struct fake_world *world)

@@ -109,6 +109,7 @@ size_t fake_runnable(struct fake_world *world); /* streams in the run list */
 size_t fake_sleeping(struct fake_world *world);
 bool fake_read(struct fake_world *world);  /* one that waits; false: there is none */
 bool fake_turn(struct fake_world *world);  /* false: there is none */
+bool fake_ahead(struct fake_world *world); /* pages ahead of a turn; false: nobody asked for any */
 void fake_turns(struct fake_world *world); /* until none is left */
 
 /** Take and send up to @max items; returns their words. */

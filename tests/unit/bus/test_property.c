@@ -244,7 +244,8 @@ static void step(bool retention)
     case 5:
         if (any(2) != 0 && world->during_page == NULL)
             world->during_page = step_inside;
-        fake_turn(world);
+        if (any(2) == 0 || !fake_ahead(world))
+            fake_turn(world);
         if (world->during_page == step_inside && any(2) != 0)
             world->during_page = NULL;
         break;
@@ -264,7 +265,7 @@ static void many(struct eb_bus_config *config)
     config->queue_events = 1 + any(any(2) != 0 ? 12 : 60);
 }
 
-/* Two lives of three have transports that take bundles; every other one shares what it reads. */
+/* Two lives of three have transports that take bundles, so that pages are read ahead; every other one shares what it reads. */
 static void one_life(uint64_t start, bool retention)
 {
     seed = start * 0x9e3779b97f4a7c15u | 1;

@@ -19,6 +19,7 @@
 #define PUBLISHERS  3
 #define SUBSCRIBERS 6
 #define EVENTS      2000 /* each publisher */
+#define LIVES       40   /* of a lone replay */
 
 struct world {
     struct eb_store *store;
@@ -89,6 +90,18 @@ static size_t on_events(struct eb_session *session, struct eb_event *const *even
 
 static const struct eb_session_ops ops = {
     .event = on_event, .gap = on_gap, .live = on_live, .wake = on_wake, .events = on_events};
+
+static void free_box(struct eb_session *session)
+{
+    free(eb_session_user(session));
+}
+
+static const struct eb_session_ops lone_ops = {.event = on_event,
+                                               .gap = on_gap,
+                                               .live = on_live,
+                                               .wake = on_wake,
+                                               .events = on_events,
+                                               .destroy = free_box};
 
 static void check(struct box *box, const struct note *n)
 {
@@ -273,6 +286,15 @@ static void wait_until_all(struct box *box, uint64_t upto)
     }
 }
 
+static void stop_draining(struct box *box, pthread_t drainer)
+{
+    pthread_mutex_lock(&box->mutex);
+    box->stop = true;
+    pthread_cond_signal(&box->cond);
+    pthread_mutex_unlock(&box->mutex);
+    pthread_join(drainer, NULL);
+}
+
 /* Six subscribers, live and replaying, over queues far too small, get every event of three publishers in order. */
 static void everyone_gets_everything_in_order(void **unused)
 {
@@ -299,11 +321,7 @@ static void everyone_gets_everything_in_order(void **unused)
         wait_until_all(&boxes[i], PUBLISHERS * EVENTS);
     for (int i = 0; i < SUBSCRIBERS; i++) {
         struct box *box = &boxes[i];
-        pthread_mutex_lock(&box->mutex);
-        box->stop = true;
-        pthread_cond_signal(&box->cond);
-        pthread_mutex_unlock(&box->mutex);
-        pthread_join(drainers[i], NULL);
+        stop_draining(box, drainers[i]);
         assert_int_equal(box->bad, 0);
         assert_int_equal(box->last_live, PUBLISHERS * EVENTS);
         assert_int_equal(box->gaps, 0);
@@ -325,13 +343,48 @@ static void unsubscribe(struct box *box, const char *text)
     wait_for(&waiter);
 }
 
-static void no_wake(struct eb_session *session)
+/* Its session may live on for a moment: a reader may hold it. */
+static struct box *lone_box(struct world *world, unsigned nap_every)
 {
+    struct box *box = calloc(1, sizeof(*box));
+    box->world = world;
+    box->nap_every = nap_every;
+    pthread_mutex_init(&box->mutex, NULL);
+    pthread_cond_init(&box->cond, NULL);
+    assert_int_equal(eb_session_create(world->bus, &lone_ops, box, false, &box->session), 0);
+    return box;
 }
 
-static void free_box(struct eb_session *session)
+/* One replay, alone, so that one reader reads ahead while another encodes (ahead.c): whole, or left at any moment. */
+static void lone_replay_is_whole(void **unused)
 {
-    free(eb_session_user(session));
+    struct world world;
+    open_world(&world, 64);
+    for (int i = 0; i < PUBLISHERS; i++)
+        publish(&world);
+    for (unsigned life = 0; life < LIVES; life++) {
+        struct box *box = lone_box(&world, life % 4);
+        pthread_t drainer;
+        pthread_create(&drainer, NULL, drain, box);
+        subscribe(box, "#", true, 0);
+        fence(box); /* it has begun */
+        if (life % 2 == 0)
+            wait_until_all(box, PUBLISHERS * EVENTS);
+        else if (life % 4 == 1)
+            unsubscribe(box, "#");
+        stop_draining(box, drainer);
+        assert_int_equal(box->bad, 0);
+        if (life % 2 == 0)
+            assert_int_equal(box->got, PUBLISHERS * EVENTS);
+        struct eb_session *session = box->session;
+        eb_session_close(session);
+        eb_session_unref(session);
+    }
+    close_world(&world);
+}
+
+static void no_wake(struct eb_session *session)
+{
 }
 
 static const struct eb_session_ops passing_ops = {
@@ -413,6 +466,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everyone_gets_everything_in_order),
+        cmocka_unit_test(lone_replay_is_whole),
         cmocka_unit_test(sessions_come_and_go),
     };
     return cmocka_run_group_tests_name("bus/stress", tests, NULL, NULL);
