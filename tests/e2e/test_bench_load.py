@@ -48,6 +48,13 @@ def test_a_run_for_a_time_waits_for_its_answers(memory):
     assert answer["events"] == memory.stats()["published"] > 0
 
 
+# What fell due since the last tick is written together, and its latency still counts from when it was due.
+def test_a_tick_gathers_events_and_forgives_no_latency(memory):
+    answer = load(memory.port, "publish", "eventbus-json", "--seconds", 0.3, "--window", 4096, "--paced", 5000, "--tick", 50000)
+    assert answer["events"] == memory.stats()["published"] > 1000
+    assert answer["p50_us"] > 15000  # half a tick, and more on a slow machine
+
+
 # Each subscriber is given each event, and the broker counted as many deliveries.
 @pytest.mark.parametrize("target", SUBSCRIBING)
 @pytest.mark.parametrize("options", [["--threads", 2, "--topics", 3], ["--publishers", 3, "--batch", 10], ["--paced", 20000]])

@@ -230,12 +230,16 @@ def null_sink(context, side):
 
 
 def stall(context, side):
-    """The top rate of this load is measured first; then half of it for long."""
+    """
+    The top rate of this load is measured first; then half of it for long. What is due within a millisecond is written
+    together: single writes of so many events would take a core from the broker and wake a thread of it for each,
+    which no load at the top rate does.
+    """
     with fresh(context, side) as broker:
         tops = [context.loader.run(side.target, with_seconds(context, side, 1), broker.port, 60)["rate"] for _ in range(3)]
     pace = int(statistics.median(tops) / 2)
     with fresh(context, side) as broker:
-        load = (*side.load, "--paced", pace, "--seconds", f"{context.stall_seconds:g}")
+        load = (*side.load, "--paced", pace, "--tick", 1000, "--seconds", f"{context.stall_seconds:g}")
         context.described(side, None, load)
         before = broker.cpu()
         figures = context.loader.run(side.target, load, broker.port, 120 + context.stall_seconds)
