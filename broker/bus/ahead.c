@@ -5,8 +5,8 @@
  * page is encoded. Here a second reader goes on reading for it; the turn (stream.c) takes what is there.
  *
  * (A1) Only for a subscription that replays alone, whose pages are of use to nobody else: with more streams every
- *      reader has something to do. What is ahead is bounded: PAGES pages of a quarter of the queue each, so that one
- *      of them fits whenever the stream may have a turn.
+ *      reader has something to do. What is ahead is bounded: PAGES pages of a quarter of the queue's events and an
+ *      eighth of its bytes each, so that one of them fits whenever the stream may have a turn.
  * (A2) A subscription's selection is used by one thread: by the turn that reads by itself (`at` is 0 then), or by the
  *      reader ahead (READING). A turn that meets that one, and no page, gives its place up and is kicked afterwards.
  * (A3) Pages are given in order, and only from where the cursor is; if it is elsewhere all that is ahead is void.
@@ -138,7 +138,7 @@ static bool begin_locked(struct eb_sub *sub, struct eb_page_request *request)
     struct eb_session *session = sub->session;
     struct eb_ahead *ahead = sub->ahead;
     uint64_t visible = eb_bus_visible(session->bus);
-    size_t bytes = session->bus->config.queue_bytes / 4;
+    size_t bytes = session->bus->config.queue_bytes / 8; /* as text they may be twice as long */
 
     if (ahead->at == 0 || ahead->at > visible || ahead->count == PAGES || !worth_it_locked(sub)) {
         ahead->state = IDLE;

@@ -36,6 +36,9 @@ def loaded(side):
     rate, sink = median(side, "rate"), (side.get("sink") or {}).get("rate")
     if rate and sink:
         parts.append(f"{rate / sink:.0%} of sink")
+    stolen = median(side, "stolen")
+    if stolen is not None:  # a stall of the machine itself: a virtual one's host may take its cores away
+        parts.append(f"late by {median(side, 'late_max_us') / 1000:.0f} ms itself, {stolen:.2%} of the cores taken by the host")
     return ", ".join(parts)
 
 

@@ -5,6 +5,7 @@
 import csv
 import io
 import json
+import pathlib
 import resource
 import shutil
 import statistics
@@ -229,6 +230,12 @@ def null_sink(context, side):
 # ---- stalls ----
 
 
+def taken_away():
+    """Clock ticks of all cores so far, and how many of them a virtual machine's host had for itself."""
+    ticks = [int(word) for word in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks), ticks[7]
+
+
 def stall(context, side):
     """
     The top rate of this load is measured first; then half of it for long. What is due within a millisecond is written
@@ -241,9 +248,10 @@ def stall(context, side):
     with fresh(context, side) as broker:
         load = (*side.load, "--paced", pace, "--tick", 1000, "--seconds", f"{context.stall_seconds:g}")
         context.described(side, None, load)
-        before = broker.cpu()
+        before, (ticks, stolen) = broker.cpu(), taken_away()
         figures = context.loader.run(side.target, load, broker.port, 120 + context.stall_seconds)
-        figures.update(broker_cpu_s=round(broker.cpu() - before, 3), top_rate=statistics.median(tops), pace=pace)
+        ticks, stolen = (now - then for now, then in zip(taken_away(), (ticks, stolen)))
+        figures.update(broker_cpu_s=round(broker.cpu() - before, 3), top_rate=statistics.median(tops), pace=pace, stolen=round(stolen / ticks, 5))
     return figures
 
 
