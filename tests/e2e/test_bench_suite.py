@@ -95,6 +95,16 @@ def test_a_stall_is_void_when_the_loader_was_late_itself():
     assert verdict(row, a=late)[0] == "behind"
 
 
+# One moment without its cores is a machine's longest stall, whatever runs on it.
+def test_a_stall_is_void_when_the_host_took_the_cores():
+    row = Row("r", "work", "a", None, "<", 50000, key="max_us", unit="us")
+    taken = {"what": "made up", "rounds": [{"max_us": 80000, "late_max_us": 9000, "stolen": 0.057}]}
+    said, found = verdict(row, a=taken)
+    assert said == "void" and "5.7%" in found["why"]
+    taken["rounds"][0]["stolen"] = 0.0004
+    assert verdict(row, a=taken)[0] == "behind"
+
+
 def test_what_is_not_there_is_never_a_figure():
     missing = {"missing": "no such target", "rounds": []}
     assert verdict(AT_LEAST, a=missing, b=side(100))[0] == "not built"

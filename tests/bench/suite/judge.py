@@ -10,6 +10,8 @@ BUSY_LIMIT = 0.95
 IDLE_ENOUGH = 0.5
 # A stall counts from when an event was due: when the loader sent it so late, the stall is the loader's, or the machine's.
 LATE_LIMIT = 0.5
+# The same when a virtual machine's host had so much of the cores for itself meanwhile: one such moment is the longest stall.
+STOLEN_LIMIT = 0.01
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -91,6 +93,9 @@ def judge(row, sides):
     late = median(ours, "late_max_us")
     if row.key == "max_us" and late and late >= LATE_LIMIT * result["value"]:
         void.append(f"the loader itself was late by up to {late / 1e3:.0f} ms")
+    stolen = median(ours, "stolen")
+    if row.key == "max_us" and stolen and stolen >= STOLEN_LIMIT:
+        void.append(f"the host of this machine took {stolen:.1%} of its cores meanwhile")
     if void and row.goal is not None:
         return {**result, "verdict": "void", "why": "; ".join(void)}
     if row.goal is None:

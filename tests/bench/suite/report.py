@@ -99,7 +99,8 @@ started. Absolute figures move from machine to machine, and from hour to hour on
 - A ratio is the median of {rounds} rounds, each round's ours over the same round's theirs; the spread is the smallest and the
   largest of them. 128-byte events over 100 topics unless said.
 - A row is **void** when the load generator was the limit: its threads were busy for {busy:.0%} of the time, or for {idle:.0%}
-  and it came to {sink:.0%} of what it does against a sink that answers at once and keeps nothing.
+  and it came to {sink:.0%} of what it does against a sink that answers at once and keeps nothing. So is a longest stall
+  while the loader itself was late by half of it, or while a virtual machine's host took 1% of the cores or more.
 - "Of the possible" is ours over the raw limit behind it, measured beside it: the disk, SQLite, libmicrohttpd, the kernel;
   and behind it the ratio that this limit itself comes to. A goal above that is out of reach for what is built on it.
 - Peers run as their packages come, except for what stands under [configurations](#configurations). NATS JetStream
