@@ -48,6 +48,12 @@ def test_a_run_for_a_time_waits_for_its_answers(memory):
     assert answer["events"] == memory.stats()["published"] > 0
 
 
+# Nobody publishes before all are connected and the counting has begun, however early his own connection is there.
+def test_no_event_is_published_while_connections_are_still_opened(memory):
+    answer = load(memory.port, "publish", "eventbus-json", "--connections", 300, "--events", 3000, "--window", 1)
+    assert answer["events"] == answer["measured"] == 3000
+
+
 # What fell due since the last tick is written together, and its latency still counts from when it was due.
 def test_a_tick_gathers_events_and_forgives_no_latency(memory):
     answer = load(memory.port, "publish", "eventbus-json", "--seconds", 0.3, "--window", 4096, "--paced", 5000, "--tick", 50000)

@@ -179,6 +179,7 @@ struct loop {
     uint8_t *scratch;
     uint64_t now;      /* when the bytes that are being read were there */
     bool timed;        /* subscribers look at the time in the stamps */
+    bool begun;        /* all are connected: before, nothing is published */
     bool counting;     /* the time that is measured has begun and is not over */
     bool stopped;      /* nothing more is published */
     uint64_t progress; /* when something came last */

@@ -301,7 +301,7 @@ static void one_event(struct loop *loop, const struct epoll_event *event)
         epoll_ctl(loop->epoll, EPOLL_CTL_DEL, c->fd, NULL);
         return;
     }
-    if (c->ready && loop->mode->progress)
+    if (c->ready && loop->begun && loop->mode->progress)
         loop->mode->progress(c);
     if (c->out_from < c->out_to)
         conn_flush(c);
@@ -377,6 +377,7 @@ static void stage_measure(struct loop *loop)
 
     loop->now = loop->progress = now_ns();
     keep_time(loop);
+    loop->begun = true;
     mode->begin(loop);
     while (!atomic_load(&run.failed)) {
         wait_round(loop, wait);
