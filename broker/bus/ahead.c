@@ -9,12 +9,15 @@
  *      eighth of its bytes each, so that one of them fits whenever the stream may have a turn.
  * (A2) A subscription's selection is used by one thread: by the turn that reads by itself (`at` is 0 then), or by the
  *      reader ahead (READING). A turn that meets that one, and no page, gives its place up and is kicked afterwards.
- * (A3) Pages are given in order, and only from where the cursor is; if it is elsewhere all that is ahead is void.
+ * (A3) Pages are given in order, and only from where the cursor is, while nothing was deleted since they were read
+ *      (H2 in shared.c) and nothing in them has expired: a page may wait here for as long as its peer is slow. Else all
+ *      that is ahead is void, what is being read too; the reader then stops, lest the turn meet it again and again.
  * (A4) Nothing of it outlives the replay but the empty struct; the reader ahead holds a reference of its own.
  */
 #include <stdlib.h>
 
 #include "broker/bus/internal.h"
+#include "common/clock.h"
 
 #define PAGES      EB_AHEAD_PAGES
 #define EVENTS_MIN 8 /* a shorter page is not worth two threads */
@@ -25,10 +28,11 @@ struct eb_ahead {
     enum state
         state;    /* [Q] QUEUED, READING: it stands in the pool's other list or was taken from it */
     bool awaited; /* [Q] A2: the stream has given up its place */
+    bool spoilt;  /* [Q] A3: what is being read is void */
     uint64_t at;  /* [Q] where the next page begins, 0: not known */
     unsigned count; /* [Q] of pages */
     struct {        /* [Q] */
-        uint64_t from, upto;
+        uint64_t from, upto, deletions;
         struct eb_page page;
     } pages[PAGES];
 };
@@ -40,7 +44,26 @@ static void void_locked(struct eb_ahead *ahead, struct eb_spoilt_pages *spoilt)
     for (unsigned i = 0; i < ahead->count; i++)
         spoilt->pages[spoilt->count++] = ahead->pages[i].page;
     ahead->count = 0;
-    ahead->at = 0; /* what is being read is judged when it is asked for */
+    ahead->at = 0;
+    ahead->spoilt = ahead->state == READING;
+}
+
+/* A3. Of a page that is being read only its place is known. */
+static bool good_locked(const struct eb_sub *sub, uint64_t from)
+{
+    const struct eb_ahead *ahead = sub->ahead;
+    if (ahead->count == 0)
+        return ahead->at == from && !ahead->spoilt;
+    const struct eb_page *page = &ahead->pages[0].page;
+    if (ahead->pages[0].from != from ||
+        ahead->pages[0].deletions != eb_store_deletions(sub->session->bus->store))
+        return false;
+    int64_t now = eb_wall_ms();
+    for (size_t i = 0; i < page->count; i++) {
+        if (page->items[i].event != NULL && eb_event_expired(page->items[i].event, now))
+            return false;
+    }
+    return true;
 }
 
 enum eb_ahead_found eb_ahead_take_locked(struct eb_sub *sub, struct eb_page_request *request,
@@ -49,8 +72,7 @@ enum eb_ahead_found eb_ahead_take_locked(struct eb_sub *sub, struct eb_page_requ
     struct eb_ahead *ahead = sub->ahead;
     if (ahead == NULL)
         return EB_AHEAD_NOTHING;
-    uint64_t begins = ahead->count > 0 ? ahead->pages[0].from : ahead->at;
-    if (begins != request->from)
+    if (!good_locked(sub, request->from))
         void_locked(ahead, spoilt);
     if (ahead->count > 0) {
         *page = ahead->pages[0].page;
@@ -157,20 +179,22 @@ static bool begin_locked(struct eb_sub *sub, struct eb_page_request *request)
 
 /* A failure is met again, and told, by the turn that then reads by itself. */
 static void finish_locked(struct eb_sub *sub, int rc, const struct eb_page_request *request,
-                          struct eb_page *page)
+                          uint64_t deletions, struct eb_page *page)
 {
     struct eb_ahead *ahead = sub->ahead;
     if (rc == 0 && page->next > request->upto + 1)
         page->next = request->upto + 1;
-    if (rc < 0) {
+    if (rc < 0 || ahead->spoilt) {
         ahead->at = 0;
     } else {
         ahead->pages[ahead->count].from = request->from;
         ahead->pages[ahead->count].upto = request->upto;
+        ahead->pages[ahead->count].deletions = deletions;
         ahead->pages[ahead->count++].page = *page;
         *page = (struct eb_page){0};
         ahead->at = ahead->pages[ahead->count - 1].page.next;
     }
+    ahead->spoilt = false;
     ahead->state = QUEUED; /* nobody reads by the selection, and the reference is still held */
     if (ahead->awaited)
         eb_stream_kick_locked(&sub->stream);
@@ -185,10 +209,11 @@ void eb_ahead_run(struct eb_sub *sub, struct eb_reader *reader)
     while (begin_locked(sub, &request)) {
         struct eb_page page = {.next = request.from};
         eb_lock_drop(&session->lock);
+        uint64_t deletions = eb_store_deletions(session->bus->store);
         int rc = eb_reader_page(reader, sub->selection, &request, &page);
         eb_count(session->bus->counters.pages, 1);
         eb_lock_take(&session->lock);
-        finish_locked(sub, rc, &request, &page);
+        finish_locked(sub, rc, &request, deletions, &page);
         bool awaited = sub->ahead->awaited;
         sub->ahead->awaited = false;
         eb_lock_drop(&session->lock);

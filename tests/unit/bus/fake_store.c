@@ -125,6 +125,7 @@ void fake_retain(struct fake_world *world, uint64_t deleted_upto)
 void fake_delete(struct fake_world *world, uint64_t seq)
 {
     fake.rows[seq - 1].deleted = true;
+    fake.deletions++;
 }
 
 void fake_damage(struct fake_world *world, uint64_t seq)

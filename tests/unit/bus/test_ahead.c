@@ -165,6 +165,61 @@ static void failure_is_left_to_the_turn(void **unused)
     fake_close(w);
 }
 
+/* What is deleted, or expires, while its page waits here is not given (PROTOCOL 2.1, ttl). */
+static void expires(struct fake_world *w, uint64_t seq)
+{
+    fake_event(w, seq)->timestamp = 1;
+    fake_event(w, seq)->ttl = 1;
+}
+
+static void nothing_ahead_outlives_its_event(void **unused)
+{
+    void (*const ways[])(struct fake_world *, uint64_t) = {fake_delete, expires};
+    for (int i = 0; i < 2; i++) {
+        struct fake_box *box;
+        struct fake_world *w = open_replay(&box);
+        uint64_t at = 1;
+        assert_true(fake_ahead(w));
+        expect_from(fake_drain(box, ALL), &at);
+        assert_int_equal(at, 61);
+        ways[i](w, 65);
+        char *words = strdup(fake_drain_all(box));
+        assert_non_null(strstr(words, "E64 E66 "));
+        assert_non_null(strstr(words, "E200 L200"));
+        free(words);
+        fake_box_close(box);
+        fake_close(w);
+    }
+}
+
+/* A turn that finds all void while more is read: that is void, too, and its reader stops, so that the turn goes on. */
+static void is_void_meanwhile(struct fake_world *w, void *ctx)
+{
+    fake_delete(w, 65);
+    assert_true(fake_turn(w));
+    assert_int_equal(fake_runnable(w), 0);
+    *(unsigned *)ctx = w->pages;
+}
+
+static void reader_stops_when_all_is_void(void **unused)
+{
+    struct fake_box *box;
+    struct fake_world *w = open_replay(&box);
+    unsigned pages = 0;
+    uint64_t at = 1;
+    assert_true(fake_ahead(w));
+    expect_from(fake_drain(box, ALL), &at);
+    assert_true(fake_turn(w)); /* takes one of two, so that one more is read */
+    expect_from(fake_drain(box, ALL), &at);
+    assert_int_equal(at, 81);
+    w->during_page = is_void_meanwhile;
+    w->ctx = &pages;
+    assert_true(fake_ahead(w));
+    assert_int_equal(w->pages, pages);
+    assert_int_equal(fake_runnable(w), 1);
+    finish(w, box, at);
+}
+
 static void leaves(struct fake_world *w, void *ctx)
 {
     struct fake_box *box = ctx;
@@ -250,6 +305,8 @@ int main(void)
         cmocka_unit_test(reader_comes_late),
         cmocka_unit_test(nobody_reads_beside_the_turn),
         cmocka_unit_test(failure_is_left_to_the_turn),
+        cmocka_unit_test(nothing_ahead_outlives_its_event),
+        cmocka_unit_test(reader_stops_when_all_is_void),
         cmocka_unit_test(replay_ends_meanwhile),
         cmocka_unit_test(replay_starts_afresh),
         cmocka_unit_test(only_one_replay_is_read_ahead),
