@@ -3,6 +3,7 @@
 A feed keeps every message in the order of arrival; nothing is judged while it reads. The checks (check_feed,
 matches) are written from the contract alone and know nothing of the broker's code.
 """
+import functools
 import json
 import re
 import selectors
@@ -14,6 +15,7 @@ from lib.rawhttp import RawHttp
 from lib.ws import CLOSE, JSON_V1, PING, PONG, TEXT, Closed, frame, handshake
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def matches(pattern, topic):
     """The contract's patterns, by brute force. A topic of $ or _ is reached only by naming its first word."""
 
@@ -37,7 +39,9 @@ class Feed:
         self.sock, self.name, self.keep = sock, name, keep
         self.messages = []
         self.last = 0  # highest seq delivered
+        self.last_shared = 0  # the same of what live subscriptions share: events that name no pattern
         self.count = 0  # events delivered
+        self.live_at = {}  # what the last `live` of each pattern said; SSE names none
         self.closed = None  # how it ended: a close code, "end" or "reset"
         self.paused = False
 
@@ -49,8 +53,12 @@ class Feed:
             self.count += 1
             if message["seq"] > self.last:
                 self.last = message["seq"]
+            if message.get("pattern") is None:
+                self.last_shared = message["seq"]
             if not self.keep:
                 message = {"type": "event", "seq": message["seq"], "topic": message["topic"], "pattern": message.get("pattern")}
+        elif message["type"] == "live":
+            self.live_at[message.get("pattern")] = message["seq"]
         self.messages.append(message)
 
     def events(self, pattern=...):
