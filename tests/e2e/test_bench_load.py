@@ -1,6 +1,10 @@
 """The load generator of the benchmarks (tests/bench/load): what it claims to have done is what the broker says it did."""
 import json
+import os
+import signal
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -59,6 +63,24 @@ def test_a_tick_gathers_events_and_forgives_no_latency(memory):
     answer = load(memory.port, "publish", "eventbus-json", "--seconds", 0.3, "--window", 4096, "--paced", 5000, "--tick", 50000)
     assert answer["events"] == memory.stats()["published"] > 1000
     assert answer["p50_us"] > 15000  # half a tick, and more on a slow machine
+
+
+# A broker that stood still for 300 ms is a stall of at least that, one and not many, and within the run.
+def test_a_stall_is_named_with_its_place(memory):
+    def stand_still():
+        wait_for(lambda: memory.stats()["published"] > 500)
+        os.kill(memory.pid, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(memory.pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=stand_still)
+    thread.start()
+    answer = load(memory.port, "publish", "eventbus-json", "--seconds", 1.5, "--window", 4096, "--paced", 5000, "--tick", 1000)
+    thread.join()
+    stall = answer["stalls"][0]
+    assert 250e3 < stall["us"] == answer["max_us"] and 0 < stall["at_s"] < 1.5, answer
+    assert answer["own_max_us"] >= max((s["us"] for s in answer["stalls"] if not s["stolen_ms"]), default=0), answer
+    assert all(abs(stall["at_s"] - other["at_s"]) > 0.1 for other in answer["stalls"][1:]), answer
 
 
 # Each subscriber is given each event, and the broker counted as many deliveries.

@@ -88,17 +88,17 @@ def test_a_paced_load_is_not_held_against_the_sinks_rate():
 
 # An event's wait counts from when it was due, so a loader that was late itself has made the wait.
 def test_a_stall_is_void_when_the_loader_was_late_itself():
-    row = Row("r", "work", "a", None, "<", 50000, key="max_us", unit="us")
-    late = {"what": "made up", "rounds": [{"max_us": 80000, "late_max_us": 60000}]}
+    row = Row("r", "work", "a", None, "<", 50000, key="own_max_us", unit="us")
+    late = {"what": "made up", "rounds": [{"own_max_us": 80000, "own_late_us": 60000}]}
     assert verdict(row, a=late)[0] == "void"
-    late["rounds"][0]["late_max_us"] = 1000
+    late["rounds"][0]["own_late_us"] = 1000
     assert verdict(row, a=late)[0] == "behind"
 
 
-# One moment without its cores is a machine's longest stall, whatever runs on it.
+# A run of which the host took a part says little of what it left.
 def test_a_stall_is_void_when_the_host_took_the_cores():
-    row = Row("r", "work", "a", None, "<", 50000, key="max_us", unit="us")
-    taken = {"what": "made up", "rounds": [{"max_us": 80000, "late_max_us": 9000, "stolen": 0.057}]}
+    row = Row("r", "work", "a", None, "<", 50000, key="own_max_us", unit="us")
+    taken = {"what": "made up", "rounds": [{"own_max_us": 80000, "own_late_us": 9000, "stolen": 0.057}]}
     said, found = verdict(row, a=taken)
     assert said == "void" and "5.7%" in found["why"]
     taken["rounds"][0]["stolen"] = 0.0004

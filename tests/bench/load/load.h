@@ -25,6 +25,7 @@
 #include <sys/types.h>
 
 #include "hist.h"
+#include "stalls.h"
 
 #define ID_TEXT         10 /* a request's id always has so many digits: it is patched, not printed */
 #define ID_FIRST        1000000000ULL
@@ -187,6 +188,7 @@ struct loop {
     char time_text[STAMP_TIME]; /* the time read last, and its value */
     uint64_t time_value;
     struct hist latency, late;
+    struct stalls *stalls; /* NULL: not asked for */
 };
 
 /* ---- loop.c ---- */

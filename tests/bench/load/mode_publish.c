@@ -13,6 +13,8 @@ static void plan(void)
 
 static void begin(struct loop *loop)
 {
+    if (opt.tick)
+        loop->stalls = stalls_new();
     for (size_t i = 0; i < loop->conns_len; i++)
         publisher_fill(loop->conns[i], UINT64_MAX);
 }
@@ -28,6 +30,8 @@ static uint64_t turn(struct loop *loop)
 
     if (!opt.paced)
         return wait;
+    if (loop->stalls)
+        stalls_sample(loop->stalls, now);
     for (size_t i = 0; i < loop->conns_len; i++) {
         uint64_t due = publisher_due(loop->conns[i]);
         if (due && due <= now) {
@@ -57,6 +61,8 @@ static void report(FILE *out)
             events += run.loops[i].conns[j]->received;
     fprintf(out, ",\"connections\":%u,\"window\":%u,\"batch\":%u,\"events\":%llu", opt.connections,
             opt.window, opt.batch, (unsigned long long)events);
+    if (run.loops[0].stalls)
+        stalls_print(run.loops[0].stalls, run.start, out);
 }
 
 const struct mode mode_publish = {"publish", plan, begin,  progress,

@@ -108,6 +108,8 @@ void publisher_fill(struct conn *c, uint64_t allowance)
             stamp_time(c, at);
             if (c->loop->counting)
                 hist_add(&c->loop->late, now - at);
+            if (c->loop->stalls)
+                stalls_late(c->loop->stalls, now - at);
         }
         publish_one(c, events, at);
         allowance -= events;
@@ -141,6 +143,8 @@ static void answer(struct conn *c, uint64_t request)
     if (c->role == ROLE_PUBLISHER && loop->counting && loop->mode != &mode_work) {
         loop->measured += slot->events;
         hist_add(&loop->latency, loop->now - slot->at);
+        if (loop->stalls)
+            stalls_wait(loop->stalls, slot->at, loop->now);
     }
     slot->events = 0;
     while (c->oldest < c->requests && c->ring[c->oldest & c->ring_mask].events == 0)

@@ -10,8 +10,8 @@ BUSY_LIMIT = 0.95
 IDLE_ENOUGH = 0.5
 # A stall counts from when an event was due: when the loader sent it so late, the stall is the loader's, or the machine's.
 LATE_LIMIT = 0.5
-# The same when a virtual machine's host had so much of the cores for itself meanwhile: one such moment is the longest stall.
-STOLEN_LIMIT = 0.01
+# Stalls in which a virtual machine's host had the cores are not counted; when it had so much of them, too little is left.
+STOLEN_LIMIT = 0.05
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -90,11 +90,11 @@ def judge(row, sides):
         if own:
             result["possible"]["figure"] = statistics.median(own)
     void = [w for w in (why_void(n, sides[n]) for n in names) if w]
-    late = median(ours, "late_max_us")
-    if row.key == "max_us" and late and late >= LATE_LIMIT * result["value"]:
+    late = median(ours, "own_late_us")
+    if row.key == "own_max_us" and late and late >= LATE_LIMIT * result["value"]:
         void.append(f"the loader itself was late by up to {late / 1e3:.0f} ms")
     stolen = median(ours, "stolen")
-    if row.key == "max_us" and stolen and stolen >= STOLEN_LIMIT:
+    if row.key == "own_max_us" and stolen and stolen >= STOLEN_LIMIT:
         void.append(f"the host of this machine took {stolen:.1%} of its cores meanwhile")
     if void and row.goal is not None:
         return {**result, "verdict": "void", "why": "; ".join(void)}

@@ -36,10 +36,20 @@ def loaded(side):
     rate, sink = median(side, "rate"), (side.get("sink") or {}).get("rate")
     if rate and sink:
         parts.append(f"{rate / sink:.0%} of sink")
+    return ", ".join(parts + stalled(side))
+
+
+def stalled(side):
+    """What is not the broker's of its longest stalls: the loader's lateness, and the host's share."""
     stolen = median(side, "stolen")
-    if stolen is not None:  # a stall of the machine itself: a virtual one's host may take its cores away
-        parts.append(f"late by {median(side, 'late_max_us') / 1000:.0f} ms itself, {stolen:.2%} of the cores taken by the host")
-    return ", ".join(parts)
+    if stolen is None:
+        return []
+    parts = [f"late by {median(side, 'own_late_us') / 1000:.0f} ms itself", f"{stolen:.2%} of the cores taken by the host"]
+    taken = [stall for round in side["rounds"] for stall in round["stalls"] if stall["stolen_ms"]]
+    if taken:
+        longest = max(taken, key=lambda stall: stall["us"])
+        parts.append(f"{longest['us'] / 1000:.0f} ms while it took {longest['stolen_ms']:.0f} ms of them")
+    return parts
 
 
 def of_possible(row):
@@ -100,7 +110,8 @@ started. Absolute figures move from machine to machine, and from hour to hour on
   largest of them. 128-byte events over 100 topics unless said.
 - A row is **void** when the load generator was the limit: its threads were busy for {busy:.0%} of the time, or for {idle:.0%}
   and it came to {sink:.0%} of what it does against a sink that answers at once and keeps nothing. So is a longest stall
-  while the loader itself was late by half of it, or while a virtual machine's host took 1% of the cores or more.
+  while the loader itself was late by half of it. One during which a virtual machine's host took the cores (steal in
+  /proc/stat, to ten milliseconds) is said beside it and does not count; a run in which it took {stolen:.0%} of them is void.
 - "Of the possible" is ours over the raw limit behind it, measured beside it: the disk, SQLite, libmicrohttpd, the kernel;
   and behind it the ratio that this limit itself comes to. A goal above that is out of reach for what is built on it.
 - Peers run as their packages come, except for what stands under [configurations](#configurations). NATS JetStream
@@ -177,9 +188,9 @@ def scale_lines(scale):
 
 def page(result, plots):
     """docs/benchmarks.md as text."""
-    from .judge import BUSY_LIMIT, IDLE_ENOUGH, SINK_LIMIT
+    from .judge import BUSY_LIMIT, IDLE_ENOUGH, SINK_LIMIT, STOLEN_LIMIT
 
-    out = [HEAD.format(mode=result["mode"], rounds=result["rounds"], sink=SINK_LIMIT, busy=BUSY_LIMIT, idle=IDLE_ENOUGH)]
+    out = [HEAD.format(mode=result["mode"], rounds=result["rounds"], sink=SINK_LIMIT, busy=BUSY_LIMIT, idle=IDLE_ENOUGH, stolen=STOLEN_LIMIT)]
     out += ["## The machine", *facts_lines(result["facts"]), *scale_lines(result["scale"]), ""]
     behind = [r for r in result["rows"] if r["verdict"] in ("behind", "void", "failed", "not built")]
     out += ["## Against the goals", *rows_table(result), ""]
