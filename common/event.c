@@ -35,6 +35,8 @@ static char *put_text(char *at, const char **ret, const char *text, size_t len)
 
 /* ---- memory of many ---- */
 
+#define TEXT_ENDS  4u             /* a NUL behind each of its texts */
+#define OWN_ROUND  32u            /* of events with memory of their own */
 #define SLAB_BYTES (256u * 1024) /* a page of 512 events of SLAB_LARGE */
 #define SLAB_LARGE 496u          /* what is larger costs more than its allocation anyway */
 #define SLAB_ALIGN 16u
@@ -116,7 +118,7 @@ static struct parts parts_of(const struct eb_draft *draft)
     };
 
     parts.size = sizeof(struct eb_event) + draft->topic_len + parts.type_len + parts.headers_len +
-                 draft->payload_len + 4;
+                 draft->payload_len + TEXT_ENDS;
     return parts;
 }
 
@@ -144,11 +146,43 @@ static void fill_event(struct eb_event *event, const struct eb_draft *draft,
     event->payload_utf8 = draft->payload_utf8 || eb_utf8_valid(event->payload, event->payload_len);
 }
 
+/* What is allocated for an event of so many bytes: the next one in its place is often a little longer. */
+static size_t room_for(size_t size)
+{
+    return (size + OWN_ROUND - 1) & ~(size_t)(OWN_ROUND - 1);
+}
+
 struct eb_event *eb_event_create(const struct eb_draft *draft)
 {
-    struct parts parts = parts_of(draft);
-    struct eb_event *event = malloc(parts.size);
+    return eb_event_create_over(NULL, draft);
+}
 
+static void drop_frames(struct eb_event *event)
+{
+    for (int i = 0; i < EB_ENC_COUNT; i++)
+        eb_frame_unref(atomic_load_explicit(&event->frames[i], memory_order_relaxed));
+}
+
+/* Can one of @size bytes take its place? Not when most of the memory would be idle. */
+static bool makes_room(const struct eb_event *old, size_t size)
+{
+    size_t room = room_for(eb_event_size(old) + TEXT_ENDS);
+
+    return old->slab_at == 0 && size <= room && room <= 2 * room_for(size) &&
+           atomic_load_explicit(&old->refs, memory_order_acquire) == 1;
+}
+
+struct eb_event *eb_event_create_over(struct eb_event *old, const struct eb_draft *draft)
+{
+    struct parts parts = parts_of(draft);
+    struct eb_event *event = old;
+
+    if (old && makes_room(old, parts.size)) {
+        drop_frames(old);
+    } else {
+        eb_event_unref(old);
+        event = malloc(room_for(parts.size));
+    }
     if (event)
         fill_event(event, draft, &parts);
     return event;
@@ -181,8 +215,7 @@ void eb_event_unref(struct eb_event *event)
     if (atomic_load_explicit(&event->refs, memory_order_acquire) != 1 &&
         atomic_fetch_sub_explicit(&event->refs, 1, memory_order_acq_rel) != 1)
         return;
-    for (int i = 0; i < EB_ENC_COUNT; i++)
-        eb_frame_unref(atomic_load_explicit(&event->frames[i], memory_order_relaxed));
+    drop_frames(event);
     if (event->slab_at)
         slab_give_back(event);
     else

@@ -77,6 +77,11 @@ struct eb_draft {
 struct eb_event *
 eb_event_create(const struct eb_draft *draft); /* copies; NULL when out of memory; seq 0, refs 1 */
 /**
+ * The same in the memory of @old, an event that its caller gives up (NULL: none), when nobody else has it and it is about
+ * as large. @old is gone in any case. By the thread that made @old, or memory goes from one thread's arena to another's.
+ */
+struct eb_event *eb_event_create_over(struct eb_event *old, const struct eb_draft *draft);
+/**
  * The same in memory that many share which are made by one thread and given up together, as a page's are: *slab (NULL: there
  * is none yet) is that thread's. As long as one of them lives the memory of all does. Events that are large get their own.
  */

@@ -16,8 +16,8 @@ static struct publish *outer(struct eb_publish *pub)
     return eb_container(pub, struct publish, pub);
 }
 
-/* All zero but the two long texts, which nobody reads before he has written them. */
-static void init(struct publish *publish, size_t max, struct eb_block *block)
+/* All zero but the two long texts, which nobody reads before he has written them, and an @old event for its memory. */
+static void init(struct publish *publish, size_t max, struct eb_block *block, struct eb_event *old)
 {
     struct eb_publish *pub = &publish->pub;
     publish->bus = NULL;
@@ -26,6 +26,7 @@ static void init(struct publish *publish, size_t max, struct eb_block *block)
     memset(pub, 0, offsetof(struct eb_publish, id_text));
     memset(&pub->op, 0, offsetof(struct eb_op, err));
     pub->op.kind = EB_OP_PUBLISH;
+    pub->op.event1 = old;
     pub->op.events = &pub->op.event1;
     pub->op.results = &pub->op.result1;
     pub->op.err.code = EB_OK;
@@ -40,7 +41,7 @@ struct eb_publish *eb_publish_create(size_t max)
     struct publish *publish = malloc(sizeof(*publish));
     if (publish == NULL)
         return NULL;
-    init(publish, max, NULL);
+    init(publish, max, NULL, NULL);
     struct eb_op *op = &publish->pub.op;
     if (max <= 1)
         return &publish->pub;
@@ -63,7 +64,7 @@ struct eb_publish *eb_publish_create_on(struct eb_session *session, size_t max)
         struct publish *publish = eb_block_place(session, &block);
         if (publish == NULL)
             return NULL;
-        init(publish, 1, block);
+        init(publish, 1, block, publish->pub.op.event1);
         pub = &publish->pub;
         pub->session = session;
     } else if ((pub = eb_publish_create(max)) != NULL) {
@@ -143,13 +144,14 @@ int eb_publish_add(struct eb_bus *bus, struct eb_publish *pub, const struct eb_d
         eb_uuid_v7(copy.id); /* told before it has a seq; the others' is made with theirs */
         copy.has_id = true;
     }
-    struct eb_event *event = eb_event_create(&copy);
-    if (event == NULL) {
+    struct eb_event **event = &pub->op.events[pub->op.count];
+    *event = eb_event_create_over(*event, &copy);
+    if (*event == NULL) {
         eb_fail(err, EB_INTERNAL, "out of memory");
         goto refused;
     }
-    pub->op.events[pub->op.count++] = event;
-    pub->op.bytes += eb_event_size(event);
+    pub->op.count++;
+    pub->op.bytes += eb_event_size(*event);
     return 0;
 refused:
     if (pub->batch)

@@ -3,12 +3,13 @@
  *
  *   its thread:   open_block --> places are filled --> the chunk is over ------.
  *        ^                                                                     v
- *        '-- back: events freed, memory used again <-- the last place is left (committing thread)
+ *        '-- back: its memory is used again <-- the last place is left (committing thread)
  *
  * (M1) A block holds the session for all its publishes, and goes when the last of them is over, with their events.
  * (M2) The thread that has committed frees nothing that another one allocated: it would touch memory that is in the
  *      other's cache, event by event, and wait for the lock of its arena. The block goes back to the session, whose
- *      thread gives up its events before it fills it again: as much comes back as it makes.
+ *      thread fills it again: each event takes the memory of the one that was in its place, if nobody has that,
+ *      and what no publish came for goes when the block is over. As much comes back as it makes.
  * (M3) What waits to be taken up is bounded (BACK_BYTES), and there is nothing while the thread rests: from
  *      eb_session_rest until it makes the next publish, `back` is closed and who leaves last frees the block himself.
  */
@@ -32,6 +33,7 @@ struct eb_block {
     atomic_uint
         refs; /* places that are in use or may still be, and the session's while it has it */
     unsigned used, cap;         /* the requests' thread's */
+    unsigned left;              /* the same: so many places still have what was there before (M2) */
     struct eb_session *session; /* one reference until it is over */
     struct eb_block *next;      /* of those that came back */
     size_t bytes;               /* of its places and their events, once it is over */
@@ -45,20 +47,25 @@ void eb_block_session_init(struct eb_session *session)
     atomic_init(&session->back, &closed);
 }
 
-/* Its events go; the memory stays. */
-static void empty(struct eb_block *block)
+/* The event of a publish that is over, or the older one that it did not need. */
+static struct eb_event *event_in(const struct place *place)
 {
-    for (unsigned i = 0; i < block->used; i++) {
-        struct eb_op *op = &block->places[i].publish.pub.op;
-        for (uint32_t e = 0; e < op->count; e++)
-            eb_event_unref(op->events[e]);
-    }
+    return place->publish.pub.op.event1;
 }
 
 static void give_up(struct eb_block *block)
 {
-    empty(block);
+    for (unsigned i = 0; i < block->used; i++)
+        eb_event_unref(event_in(&block->places[i]));
     free(block);
+}
+
+/* It ends with the places that were used this time; what the others still have goes. */
+static void forget_rest(struct eb_block *block)
+{
+    for (unsigned i = block->used; i < block->left; i++)
+        eb_event_unref(event_in(&block->places[i]));
+    block->left = 0;
 }
 
 /* M2. False: its session does not want it. */
@@ -106,6 +113,7 @@ void eb_publish_end_block(struct eb_session *session)
     if (block == NULL)
         return;
     session->block_cap = block->used; /* as many as last time, for a start */
+    forget_rest(block);
     leave(block, block->cap - block->used + 1);
 }
 
@@ -120,7 +128,7 @@ static void take_up(struct eb_session *session, struct eb_block *then)
     }
 }
 
-/* One that came back, empty; NULL when there is none or it is too small. */
+/* One that came back; NULL when there is none or it is too small. */
 static struct eb_block *use_again(struct eb_session *session, unsigned cap)
 {
     if (session->spare == NULL)
@@ -130,10 +138,11 @@ static struct eb_block *use_again(struct eb_session *session, unsigned cap)
         return NULL;
     session->spare = block->next;
     atomic_fetch_sub_explicit(&session->back_bytes, block->bytes, memory_order_relaxed);
-    empty(block);
-    if (block->cap >= cap)
+    if (block->cap >= cap) {
+        block->left = block->used;
         return block;
-    free(block);
+    }
+    give_up(block);
     return NULL;
 }
 
@@ -145,6 +154,7 @@ static struct eb_block *new_block(unsigned cap)
     uintptr_t places = ((uintptr_t)(block + 1) + LINES - 1) & ~(uintptr_t)(LINES - 1);
     block->places = (struct place *)(void *)places;
     block->cap = cap;
+    block->left = 0;
     return block;
 }
 
@@ -174,7 +184,10 @@ struct publish *eb_block_place(struct eb_session *session, struct eb_block **ret
     if (block == NULL)
         return NULL;
     *ret_block = block;
-    return &block->places[block->used++].publish;
+    struct place *place = &block->places[block->used];
+    if (block->used++ >= block->left)
+        place->publish.pub.op.event1 = NULL;
+    return &place->publish;
 }
 
 void eb_session_rest(struct eb_session *session)

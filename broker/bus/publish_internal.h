@@ -16,8 +16,9 @@ struct publish {
 };
 
 /**
- * Room for a publish of one event in the session's open block, to be filled; its `block` is to be @ret_block. NULL: out
- * of memory. Thread: the session's requests'.
+ * Room for a publish of one event in the session's open block, to be filled; its `block` is to be @ret_block, and its
+ * op.event1 may be an older event, for the memory of its own (eb_event_create_over). NULL: out of memory. Thread: the
+ * session's requests'.
  */
 struct publish *eb_block_place(struct eb_session *session, struct eb_block **ret_block);
 /** The publish is over; its event goes with the block. Threads: any, no lock held but the commit lock at most. */

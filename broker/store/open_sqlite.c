@@ -343,6 +343,7 @@ static int open_writer(struct eb_sqlite *e, struct eb_error *err)
 
     if (result < 0)
         return eb_db_refuse(err, result, NULL, e->path);
+    e->wal_vfs.syncs = e->durability == EB_DURABILITY_FSYNC;
     return eb_db_open(e->path, e->wal_vfs.name, EB_DB_CREATE, &e->db, err);
 }
 

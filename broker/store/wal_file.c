@@ -12,15 +12,20 @@
  * (H4) So SQLite is told the errors of the file's writes, if later: in the same transaction. If that is by a write or a
  *      sync it gives the transaction up, and what was held is dropped. If it is by another call, whose errors may have no
  *      such consequence, what is held stays and is tried again, so that no commit can be without it.
+ * (H5) Of a longer transaction the kernel is asked to begin with each piece as it is written: the disk has most of it when
+ *      the sync comes. That is a hint; the sync covers all, and tells the errors. Its last page of the file is left for
+ *      the next piece, which writes there too.
  */
 #include "broker/store/wal_file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/store/schema.h"
 
@@ -31,6 +36,7 @@ struct wal_file {
     sqlite3_file base;
     sqlite3_file *real; /* behind this */
     unsigned char *held;
+    int hints;         /* the same file, for (H5); -1: there are none */
     size_t len;        /* held */
     sqlite3_int64 at;  /* where it goes */
     sqlite3_int64 end; /* behind what was held or written last; -1: not known */
@@ -46,6 +52,16 @@ static struct wal_file *wal_of(sqlite3_file *file)
 
 /* ---- writing ---- */
 
+/* (H5) */
+static void begin_writeback(const struct wal_file *wal)
+{
+    off_t from = wal->at & ~(off_t)(EB_PAGE_SIZE - 1);
+    off_t to = (wal->at + (off_t)wal->len) & ~(off_t)(EB_PAGE_SIZE - 1);
+
+    if (wal->hints >= 0 && wal->len + HEAD + EB_PAGE_SIZE > HELD && !wal->commits)
+        sync_file_range(wal->hints, from, to - from, SYNC_FILE_RANGE_WRITE);
+}
+
 static int flush(struct wal_file *wal)
 {
     int rc = SQLITE_OK;
@@ -54,6 +70,7 @@ static int flush(struct wal_file *wal)
         rc = wal->real->pMethods->xWrite(wal->real, wal->held, (int)wal->len, wal->at);
     if (rc != SQLITE_OK)
         return rc;
+    begin_writeback(wal);
     wal->len = 0;
     wal->head = false;
     return SQLITE_OK;
@@ -125,6 +142,8 @@ static int wal_close(sqlite3_file *file)
     struct wal_file *wal = wal_of(file);
     int rc = flush(wal), closed = wal->real->pMethods->xClose(wal->real);
 
+    if (wal->hints >= 0)
+        close(wal->hints); /* SQLite has no locks on a WAL that this could lose */
     free(wal->held);
     wal->held = NULL;
     wal->vfs->wal = NULL;
@@ -261,6 +280,7 @@ static int open_file(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int
     rc = real->xOpen(real, name, wal->real, flags, ret);
     if (rc == SQLITE_OK) {
         wal->base.pMethods = &wal_methods;
+        wal->hints = ours->syncs ? open(name, O_RDONLY | O_CLOEXEC) : -1;
         ours->wal = wal;
         return SQLITE_OK;
     }
@@ -283,6 +303,7 @@ int eb_wal_vfs_init(struct eb_wal_vfs *vfs, const char *base)
     vfs->vfs.szOsFile += (int)sizeof(struct wal_file);
     vfs->vfs.xOpen = open_file;
     vfs->real = real;
+    vfs->syncs = false;
     if (sqlite3_vfs_register(&vfs->vfs, 0) == SQLITE_OK)
         return 0;
     vfs->real = NULL;

@@ -4,7 +4,7 @@ import struct
 
 from lib.broker import BUILD
 
-NAMES = "allocations locks signals receives sends polls file_reads file_writes syncs".split()
+NAMES = "allocations locks signals receives sends polls file_reads file_writes hints syncs".split()
 LIBRARY = BUILD / "tests" / "perf" / "libeventbus-count.so"
 
 

@@ -21,7 +21,7 @@
 
 #define COUNTED(X)                                                                                 \
     X(allocations)                                                                                 \
-    X(locks) X(signals) X(receives) X(sends) X(polls) X(file_reads) X(file_writes) X(syncs)
+    X(locks) X(signals) X(receives) X(sends) X(polls) X(file_reads) X(file_writes) X(hints) X(syncs)
 
 enum {
 #define X(name) name,
@@ -107,5 +107,7 @@ HAND_ON(file_writes, ssize_t, pwrite64, (int fd, const void *buf, size_t len, of
         (fd, buf, len, at))
 HAND_ON(file_writes, ssize_t, pwritev, (int fd, const struct iovec *iov, int n, off_t at),
         (fd, iov, n, at))
+HAND_ON(hints, int, sync_file_range, (int fd, off64_t from, off64_t len, unsigned flags),
+        (fd, from, len, flags))
 HAND_ON(syncs, int, fdatasync, (int fd), (fd))
 HAND_ON(syncs, int, fsync, (int fd), (fd))

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +49,8 @@ static size_t kept(struct eb_session *session)
     return atomic_load(&session->back_bytes);
 }
 
-/* M2: who leaves last frees nothing; the next publish lies where the last one lay, and then its event is given up. */
+/* M2: who leaves last frees nothing; the next publish lies where the last one lay, and its event that somebody still has is left
+ * to him. */
 static void memory_comes_back_to_who_made_it(void **unused)
 {
     struct fake_world *w = fake_open(NULL);
@@ -68,6 +70,73 @@ static void memory_comes_back_to_who_made_it(void **unused)
     eb_event_unref(event);
     close_session(session);
     fake_close(w);
+}
+
+static struct eb_event *event_of(const struct eb_publish *publish)
+{
+    return publish->op.events[0];
+}
+
+static void over(struct eb_session *session, struct eb_publish *publish)
+{
+    eb_publish_end_block(session);
+    eb_publish_destroy(publish);
+}
+
+/* M2: an event takes the memory of the one before it, as one that nobody ever had. */
+static void an_event_takes_the_memory_of_the_last_one(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct eb_session *session = open_session(w);
+    struct eb_publish *first = make(session, 100);
+    struct eb_event *event = event_of(first);
+    event->seq = 7;
+    event->topic_id = 8;
+    eb_frame_unref(eb_event_cache_frame(event, EB_ENC_SSE, eb_frame_create(1)));
+    over(session, first);
+    struct eb_publish *second = make(session, 90);
+    assert_ptr_equal(event_of(second), event);
+    assert_int_equal(event->refs, 1);
+    assert_int_equal(event->payload_len, 90);
+    assert_true(event->seq == 0 && event->topic_id == 0);
+    assert_null(eb_event_cached(event, EB_ENC_SSE));
+    over(session, second);
+    struct eb_publish *large = make(session, 20000);
+    assert_int_equal(event_of(large)->payload_len, 20000);
+    over(session, large);
+    struct eb_publish *small = make(session, 10); /* and does not sit on all that memory: a sanitizer would see no fault */
+    assert_in_range(malloc_usable_size(event_of(small)), 10, 2000);
+    over(session, small);
+    close_session(session);
+    fake_close(w);
+}
+
+/* M2: a publish that is refused needs no event; the memory waits for the next one in its place, or goes with the block. */
+static void memory_that_was_not_needed_stays_or_goes(void **unused)
+{
+    struct fake_world *w = fake_open(NULL);
+    struct eb_session *session = open_session(w);
+    struct eb_draft bad = {.topic = "a..b", .topic_len = 4, .payload = "x", .payload_len = 1};
+    struct eb_error err;
+    struct eb_publish *many[8], *one = make(session, 100);
+    struct eb_event *event = event_of(one);
+    over(session, one);
+    one = eb_publish_create_on(session, 1);
+    assert_int_equal(eb_publish_add(w->bus, one, &bad, &err), -1);
+    assert_int_equal(one->op.count, 0);
+    over(session, one);
+    one = make(session, 100);
+    assert_ptr_equal(event_of(one), event);
+    over(session, one);
+    for (int i = 0; i < 8; i++)
+        many[i] = make(session, 100);
+    eb_publish_end_block(session);
+    for (int i = 0; i < 8; i++)
+        eb_publish_destroy(many[i]);
+    for (int i = 0; i < 4; i++) /* most of these blocks is not used this time */
+        over(session, make(session, 100));
+    close_session(session);
+    fake_close(w); /* what is lost or given up twice is the sanitizers' to tell */
 }
 
 /* M3: a thread that rests keeps nothing, and what comes back meanwhile is freed by who brings it. */
@@ -186,6 +255,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_comes_back_to_who_made_it),
+        cmocka_unit_test(an_event_takes_the_memory_of_the_last_one),
+        cmocka_unit_test(memory_that_was_not_needed_stays_or_goes),
         cmocka_unit_test(a_thread_that_rests_keeps_nothing),
         cmocka_unit_test(what_comes_back_is_bounded),
         cmocka_unit_test(blocks_go_between_two_threads),

@@ -1,10 +1,34 @@
 /* test_wal_file.c - frames that are gathered on their way into the WAL: fewer writes, and nothing else is different. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "broker/store/schema.h"
 #include "broker/store/wal_file.h"
 #include "faulty_vfs.h"
 #include "sqlite_fixture.h"
 
 #define COUNTED 1000000
+
+/* libc's is not called: what the file asked for is kept, and refused. */
+static struct hints {
+    int64_t from, to; /* of all together */
+    unsigned count;
+    bool gap;
+} hints;
+
+int sync_file_range(int fd, off64_t from, off64_t len, unsigned flags)
+{
+    if (hints.count++ == 0)
+        hints.from = from;
+    else if (from != hints.to)
+        hints.gap = true;
+    hints.to = from + len;
+    assert_true(len > 0 && from % EB_PAGE_SIZE == 0 && len % EB_PAGE_SIZE == 0);
+    assert_int_equal(flags, SYNC_FILE_RANGE_WRITE);
+    errno = EIO;
+    return -1;
+}
 
 struct wal_fixture {
     char folder[64], path[96], copy[96];
@@ -189,6 +213,48 @@ static void a_rollback_leaves_nothing_to_write(void **state)
     sqlite3_close(other);
 }
 
+static int64_t wal_bytes(const struct wal_fixture *fx)
+{
+    char path[120];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s-wal", fx->path);
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+/* H5: most of a long commit is on its way to the disk before its sync; a hint's failure is none. A short one has no hints. */
+static void a_long_commit_begins_to_be_written_early(void **state)
+{
+    struct wal_fixture *fx = *state;
+    int64_t size;
+
+    sqlite3_close(fx->db);
+    fx->vfs.syncs = true;
+    assert_int_equal(
+        sqlite3_open_v2(fx->path, &fx->db, SQLITE_OPEN_READWRITE, fx->vfs.name), SQLITE_OK);
+    hints = (struct hints){0};
+    run(fx->db, MANY);
+    assert_in_range(hints.count, 200 / 16 - 1, 200 / 16 + 1);
+    assert_false(hints.gap);
+    assert_in_range(hints.from, 0, EB_PAGE_SIZE);
+    assert_true((size = wal_bytes(fx)) > 0 && hints.to <= size);
+    assert_in_range(size - hints.to, 0, 17 * (24 + EB_PAGE_SIZE));
+    hints = (struct hints){0};
+    run(fx->db, "INSERT INTO t VALUES(NULL, x'00')");
+    assert_int_equal(hints.count, 0);
+    assert_int_equal(ask(fx->db, "SELECT count(*) FROM t"), 401);
+}
+
+/* H5: without a sync there is nothing to be early for. */
+static void what_is_not_synced_is_left_to_the_kernel(void **state)
+{
+    struct wal_fixture *fx = *state;
+
+    hints = (struct hints){0};
+    run(fx->db, MANY);
+    assert_int_equal(hints.count, 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -197,6 +263,8 @@ int main(void)
         T(each_commit_is_in_the_file),
         T(a_failed_write_fails_its_transaction),
         T(a_rollback_leaves_nothing_to_write),
+        T(a_long_commit_begins_to_be_written_early),
+        T(what_is_not_synced_is_left_to_the_kernel),
     };
 
     return cmocka_run_group_tests_name("wal_file", tests, NULL, NULL);
