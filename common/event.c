@@ -35,8 +35,8 @@ static char *put_text(char *at, const char **ret, const char *text, size_t len)
 
 /* ---- memory of many ---- */
 
-#define TEXT_ENDS  4u             /* a NUL behind each of its texts */
-#define OWN_ROUND  32u            /* of events with memory of their own */
+#define TEXT_ENDS  4u            /* a NUL behind each of its texts */
+#define OWN_ROUND  32u           /* of events with memory of their own */
 #define SLAB_BYTES (256u * 1024) /* a page of 512 events of SLAB_LARGE */
 #define SLAB_LARGE 496u          /* what is larger costs more than its allocation anyway */
 #define SLAB_ALIGN 16u

@@ -10,7 +10,8 @@ struct eb_wal_vfs {
     sqlite3_vfs vfs;
     sqlite3_vfs *real; /* NULL: not registered */
     char name[40];
-    bool syncs; /* each commit is synced. The owner's to set before the file is opened; false after eb_wal_vfs_init */
+    bool
+        syncs; /* each commit is synced. The owner's to set before the file is opened; false after eb_wal_vfs_init */
     struct wal_file *wal;             /* NULL: not open */
     sqlite3_io_methods db;            /* of the database's file: those it has, */
     const sqlite3_io_methods *db_was; /* but for one */

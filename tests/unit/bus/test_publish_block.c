@@ -104,7 +104,8 @@ static void an_event_takes_the_memory_of_the_last_one(void **unused)
     struct eb_publish *large = make(session, 20000);
     assert_int_equal(event_of(large)->payload_len, 20000);
     over(session, large);
-    struct eb_publish *small = make(session, 10); /* and does not sit on all that memory: a sanitizer would see no fault */
+    struct eb_publish *small =
+        make(session, 10); /* and does not sit on all that memory: a sanitizer would see no fault */
     assert_in_range(malloc_usable_size(event_of(small)), 10, 2000);
     over(session, small);
     close_session(session);

@@ -230,8 +230,8 @@ static void a_long_commit_begins_to_be_written_early(void **state)
 
     sqlite3_close(fx->db);
     fx->vfs.syncs = true;
-    assert_int_equal(
-        sqlite3_open_v2(fx->path, &fx->db, SQLITE_OPEN_READWRITE, fx->vfs.name), SQLITE_OK);
+    assert_int_equal(sqlite3_open_v2(fx->path, &fx->db, SQLITE_OPEN_READWRITE, fx->vfs.name),
+                     SQLITE_OK);
     hints = (struct hints){0};
     run(fx->db, MANY);
     assert_in_range(hints.count, 200 / 16 - 1, 200 / 16 + 1);
