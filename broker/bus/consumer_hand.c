@@ -3,8 +3,9 @@
  *
  * (W1) All ops of workers are called by `eb-consumer`, with no lock held and `calling` set. Who leaves takes the worker
  *      off its list first and then waits for a call that is under way, unless he is called himself.
- * (W2) An event is out with its worker before `deliver` is called. What a detach in between has taken back is nobody's
- *      concern after it: the job is ready again, and what `deliver` returns about it is not asked.
+ * (W2) An event is out with its worker before `deliver` is called, and ready again at once if that does not take it: also
+ *      when the worker leaves in between, whose owner waits for the call and would leave it out with nobody. What a
+ *      detach in between has taken back already stays as that has left it.
  * (W3) One event each in turn: `workers` points to the next to be served. Who has no room is passed over.
  * (W4) What ops->room says is counted down, and asked again when it is used up. When it says 0 it is asked again after
  *      eb_consumer_worker_room.
@@ -258,8 +259,7 @@ static struct eb_event *head_locked(struct eb_consumer *consumer)
     return eb_cache_take(&consumer->cache, seq);
 }
 
-static void refused_locked(struct eb_consumer *consumer, struct eb_consumer_worker *worker,
-                           struct eb_event *event, uint32_t delivery)
+static void refused_locked(struct eb_consumer *consumer, struct eb_event *event, uint32_t delivery)
 {
     eb_worklist_return(consumer->list, event->seq, delivery);
     if (eb_worklist_has(consumer->list, event->seq))
@@ -267,8 +267,6 @@ static void refused_locked(struct eb_consumer *consumer, struct eb_consumer_work
     consumer->delivered--;
     if (delivery > 1)
         consumer->counts.redelivered--;
-    if (!worker->asks_room)
-        worker->room = 0;
 }
 
 /* One event for @worker. It takes over the event's reference. The lock is dropped on the way. */
@@ -287,8 +285,11 @@ static void deliver_locked(struct eb_consumer *consumer, struct eb_consumer_work
     uint64_t gen = consumer->gen;
     call_begin_locked(consumer, worker);
     bool taken = worker->ops->deliver(worker->user, event, view.delivery);
-    if (call_end_locked(consumer, worker) && !taken && gen == consumer->gen)
-        refused_locked(consumer, worker, event, view.delivery);
+    bool there = call_end_locked(consumer, worker);
+    if (!taken && gen == consumer->gen)
+        refused_locked(consumer, event, view.delivery);
+    if (!taken && there && !worker->asks_room)
+        worker->room = 0;
     eb_event_unref(event);
 }
 

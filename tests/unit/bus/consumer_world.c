@@ -31,6 +31,9 @@ static bool on_deliver(void *user, struct eb_event *event, uint32_t delivery)
     assert_string_equal(hand->released, "");
     if (hand->refuse > 0) {
         hand->refuse--;
+        if (hand->refusing != NULL)
+            hand->refusing(hand);
+        hand->refusing = NULL;
         return false;
     }
     if (delivery == 1)

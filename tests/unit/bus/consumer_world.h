@@ -19,7 +19,8 @@ struct hand {
     unsigned refuse;  /* so many of the next are not taken */
     unsigned flushes, expired;
     char released[32];
-    void (*during)(struct hand *hand, uint64_t seq); /* once, in deliver */
+    void (*during)(struct hand *hand, uint64_t seq); /* once, in deliver, */
+    void (*refusing)(struct hand *hand);             /* and in one that takes nothing */
     void *ctx;
     struct eb_event *last; /* one reference */
 };

@@ -275,7 +275,7 @@ uint64_t fake_disk_next(const char *name)
 /* ---- the thread: there is none ---- */
 
 int64_t fake_now;
-static bool in_round;
+static _Thread_local bool in_round;
 
 int64_t eb_consumers_now(void)
 {

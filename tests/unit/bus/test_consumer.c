@@ -8,6 +8,8 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,6 +132,53 @@ static void a_worker_that_leaves_gives_its_events_on(void **state)
     fake_close(w);
 }
 
+static void *leave_out(void *worker)
+{
+    eb_consumer_leave(worker, EB_LEAVE_OUT);
+    return NULL;
+}
+
+/* Its owner has left it by now, and waits for the call that is under way. */
+static void leave_meanwhile(struct hand *hand)
+{
+    struct eb_consumer *consumer = hand->worker->consumer;
+    assert_int_equal(pthread_create(hand->ctx, NULL, leave_out, hand->worker), 0);
+    for (bool left = false; !left; sched_yield()) {
+        eb_lock_take(&consumer->lock);
+        left = hand->worker->left;
+        eb_lock_drop(&consumer->lock);
+    }
+}
+
+/*
+ * W2: a fetch that was answered is completed in the moment in which it is offered one event more. What it did not take was never
+ * delivered: it is another's at once, not after ack_wait.
+ */
+static void what_a_leaving_worker_did_not_take_is_anothers_at_once(void **state)
+{
+    struct fake_world *w = fake_open(NULL);
+    make(w, "c", "{\"patterns\":[\"#\"],\"from\":\"all\",\"ack_wait\":10}");
+    struct hand *a = attach(w, "c", 0);
+    pthread_t thread;
+    publish(w, "t", 1);
+    assert_string_equal(given(a), "1");
+    a->refuse = 1;
+    a->refusing = leave_meanwhile;
+    a->ctx = &thread;
+    publish(w, "t", 1);
+    fake_consume(w);
+    assert_int_equal(a->refuse, 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    a->worker = NULL; /* it has left */
+    leave(a, EB_LEAVE_OUT);
+    assert_int_equal(info_of(w, "c").inflight, 1);
+    struct hand *b = attach(w, "c", 0);
+    assert_string_equal(given(b), "2");
+    assert_int_equal(info_of(w, "c").inflight, 2);
+    leave(b, EB_LEAVE_AGAIN);
+    fake_close(w);
+}
+
 /* After a restart all that was not acknowledged comes again, and nothing else; counts of deliveries go on. */
 static void a_restart_remembers_what_is_open(void **state)
 {
@@ -184,6 +233,7 @@ int main(void)
         cmocka_unit_test(workers_share_the_events_in_turn),
         cmocka_unit_test(answers_decide_what_comes_again),
         cmocka_unit_test(a_worker_that_leaves_gives_its_events_on),
+        cmocka_unit_test(what_a_leaving_worker_did_not_take_is_anothers_at_once),
         cmocka_unit_test(a_restart_remembers_what_is_open),
         cmocka_unit_test(deleting_leaves_nothing),
     };
