@@ -301,10 +301,13 @@ void eb_consumers_go(struct eb_consumers *all)
     all->started = true;
 }
 
+/* With the lock: a test may have a thread that leaves. */
 static bool waits(struct eb_consumers *all)
 {
-    return all->run != NULL || all->changes != NULL || all->push_seen != all->push_round ||
-           (all->heap_count > 0 && all->heap[0]->due_ms <= fake_now);
+    eb_lock_take(&all->run_lock);
+    bool any = all->run != NULL || all->changes != NULL || all->push_seen != all->push_round;
+    eb_lock_drop(&all->run_lock);
+    return any || (all->heap_count > 0 && all->heap[0]->due_ms <= fake_now);
 }
 
 void fake_round(struct fake_world *world)
