@@ -3,7 +3,7 @@
  *
  * (J1) A consume goes without settings once it was answered: an operator may have changed them, and that must not end
  *      who works there. It goes with them again when the broker knows no such consumer any more.
- * (J2) Answers of one kind share a request, as many as are there; one that is refused for now is sent again later, with
+ * (J2) Answers of one kind share a request, as many as are there; one that is refused at first is sent again later, with
  *      fewer of them when there may have been too many.
  * (J3) Its requests are made when they are sent, so nothing of them is kept for the next connection but what they say.
  */

@@ -109,7 +109,7 @@ struct eb_consumer {
     uint64_t request;            /* [C] id of the open consume */
     uint64_t after;              /* [C] its first consume goes behind the publishes up to this id */
     int64_t retry_at;            /* [C] PARKED: when to ask again */
-    int64_t answers_at;          /* [C] refused for now: when answers are sent again; 0: at once */
+    int64_t answers_at;          /* [C] refused at first: when answers are sent again; 0: at once */
     int64_t progress_at;         /* [C] */
     int result;                  /* [C] why it is dead */
     char why[240];               /* [C] */

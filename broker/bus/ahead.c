@@ -154,7 +154,7 @@ void eb_ahead_destroy(struct eb_ahead *ahead)
 
 /* ---- what the reader ahead does ---- */
 
-/* False: there is nothing to be read for now, and it is IDLE. */
+/* False: there is nothing to be read at present, and it is IDLE. */
 static bool begin_locked(struct eb_sub *sub, struct eb_page_request *request)
 {
     struct eb_session *session = sub->session;

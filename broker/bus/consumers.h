@@ -140,7 +140,7 @@ void eb_bus_consumer(struct eb_bus *bus, struct eb_consumer_request *request);
 struct eb_worker_ops {
     /* One event, @delivery from 1. False: it cannot be taken, and goes back uncounted. May keep a reference. */
     bool (*deliver)(void *user, struct eb_event *event, uint32_t delivery);
-    /* No more of them for now. May be NULL. */
+    /* No more of them at present. May be NULL. */
     void (*flush)(void *user);
     /* Events that it takes just now beside its max_inflight; 0: none, until eb_consumer_worker_room. NULL: any number. */
     size_t (*room)(void *user);

@@ -101,7 +101,9 @@ def test_a_stall_is_void_when_the_host_took_the_cores():
     taken = {"what": "made up", "rounds": [{"own_max_us": 80000, "own_late_us": 9000, "stolen": 0.057}]}
     said, found = verdict(row, a=taken)
     assert said == "void" and "5.7%" in found["why"]
-    taken["rounds"][0]["stolen"] = 0.0004
+    taken["rounds"][0].update(stolen=0.0004, aside_s=31.0, seconds=600.0)
+    assert verdict(row, a=taken)[0] == "void"
+    taken["rounds"][0]["aside_s"] = 3.0
     assert verdict(row, a=taken)[0] == "behind"
 
 

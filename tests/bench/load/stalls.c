@@ -15,7 +15,9 @@
 #define EVERY   (NS / 200) /* between two looks at /proc/stat */
 #define SAMPLES 1024       /* five seconds of them */
 #define KEPT    8
-#define SHORT   (NS / 100) /* less is no stall */
+#define SHORT                                                                                      \
+    (NS /                                                                                          \
+     40) /* less is no stall, and counts whatever the host did: stalls are rare, so they do not run together */
 #define APART                                                                                      \
     (NS /                                                                                          \
      10) /* of two stalls, at least: what has to be caught up with behind one is a part of it */
@@ -40,7 +42,9 @@ struct stalls {
     struct stall now;        /* under way, or the last one */
     struct stall kept[KEPT]; /* the longest, the longest first */
     unsigned len;
-    struct stall own; /* the longest without the host */
+    struct stall own;  /* the longest without the host */
+    uint64_t no_stall; /* the longest wait that was none */
+    uint64_t aside;    /* how long those with the host were, in all */
 };
 
 struct stalls *stalls_new(void)
@@ -122,7 +126,9 @@ static void keep(struct stalls *stalls)
     else if (wait_of(stall) > wait_of(&stalls->kept[KEPT - 1]))
         stalls->kept[KEPT - 1] = *stall;
     qsort(stalls->kept, stalls->len, sizeof(stalls->kept[0]), longer_first);
-    if (stall->stolen == 0 && wait_of(stall) > wait_of(&stalls->own))
+    if (stall->stolen > 0)
+        stalls->aside += stall->last - stall->first;
+    else if (wait_of(stall) > wait_of(&stalls->own))
         stalls->own = *stall;
 }
 
@@ -130,8 +136,11 @@ void stalls_wait(struct stalls *stalls, uint64_t from, uint64_t now)
 {
     struct stall *stall = &stalls->now;
 
-    if (now - from <= SHORT)
+    if (now - from <= SHORT) {
+        if (now - from > stalls->no_stall)
+            stalls->no_stall = now - from;
         return;
+    }
     if (stall->until > 0 && from > stall->last + APART) {
         keep(stalls);
         memset(stall, 0, sizeof(*stall));
@@ -157,8 +166,10 @@ void stalls_print(struct stalls *stalls, uint64_t start, FILE *out)
 {
     if (stalls->now.until > 0)
         keep(stalls);
-    fprintf(out, ",\"own_max_us\":%.1f,\"own_late_us\":%.1f,\"stalls\":[",
-            (double)wait_of(&stalls->own) / 1e3, (double)stalls->own.late / 1e3);
+    uint64_t own = wait_of(&stalls->own);
+    fprintf(out, ",\"own_max_us\":%.1f,\"own_late_us\":%.1f,\"aside_s\":%.3f,\"stalls\":[",
+            (double)(own > 0 ? own : stalls->no_stall) / 1e3, (double)stalls->own.late / 1e3,
+            (double)stalls->aside / 1e9);
     for (unsigned i = 0; i < stalls->len; i++) {
         fputs(i ? "," : "", out);
         print_one(&stalls->kept[i], start, out);

@@ -15,8 +15,9 @@ void stalls_late(struct stalls *stalls, uint64_t late);
 /* What was due at from was answered now. */
 void stalls_wait(struct stalls *stalls, uint64_t from, uint64_t now);
 /*
- * Ends it: ,"own_max_us":…,"own_late_us":… of the longest stall in which no host took the cores (0: none was as long as
- * ten milliseconds), and ,"stalls":[…] of all, the longest first, at_s seconds behind start.
+ * Ends it: ,"own_max_us":…,"own_late_us":… of the longest stall in which no host took the cores (if there was none: of the
+ * longest wait that was no stall), "aside_s" of those in which it did, in all, and ,"stalls":[…], the longest first, at_s
+ * seconds behind start.
  */
 void stalls_print(struct stalls *stalls, uint64_t start, FILE *out);
 

@@ -96,6 +96,9 @@ def judge(row, sides):
     stolen = median(ours, "stolen")
     if row.key == "own_max_us" and stolen and stolen >= STOLEN_LIMIT:
         void.append(f"the host of this machine took {stolen:.1%} of its cores meanwhile")
+    aside, seconds = median(ours, "aside_s"), median(ours, "seconds")
+    if row.key == "own_max_us" and aside and aside >= STOLEN_LIMIT * seconds:
+        void.append(f"the host had a part in stalls of {aside:.1f} s of {seconds:.0f}")
     if void and row.goal is not None:
         return {**result, "verdict": "void", "why": "; ".join(void)}
     if row.goal is None:

@@ -49,6 +49,9 @@ def stalled(side):
     if taken:
         longest = max(taken, key=lambda stall: stall["us"])
         parts.append(f"{longest['us'] / 1000:.0f} ms while it took {longest['stolen_ms']:.0f} ms of them")
+    aside = median(side, "aside_s")
+    if aside:
+        parts.append(f"{aside:.1f} s set aside for that")
     return parts
 
 
@@ -111,7 +114,8 @@ started. Absolute figures move from machine to machine, and from hour to hour on
 - A row is **void** when the load generator was the limit: its threads were busy for {busy:.0%} of the time, or for {idle:.0%}
   and it came to {sink:.0%} of what it does against a sink that answers at once and keeps nothing. So is a longest stall
   while the loader itself was late by half of it. One during which a virtual machine's host took the cores (steal in
-  /proc/stat, to ten milliseconds) is said beside it and does not count; a run in which it took {stolen:.0%} of them is void.
+  /proc/stat, to ten milliseconds) is said beside it and does not count; a run in which it took {stolen:.0%} of them, or in
+  which such stalls make up {stolen:.0%} of the time, is void.
 - "Of the possible" is ours over the raw limit behind it, measured beside it: the disk, SQLite, libmicrohttpd, the kernel;
   and behind it the ratio that this limit itself comes to. A goal above that is out of reach for what is built on it.
 - Peers run as their packages come, except for what stands under [configurations](#configurations). NATS JetStream

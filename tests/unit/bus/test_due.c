@@ -100,7 +100,7 @@ static void wait_entered(unsigned count)
     assert_int_equal(fake.entered, count);
 }
 
-/* Nothing waits, or not for now: no turn is taken, and the end does not wait for it. */
+/* Nothing waits, or not yet: no turn is taken, and the end does not wait for it. */
 static void no_turn_without_need(void **unused)
 {
     int64_t before = eb_mono_ms();

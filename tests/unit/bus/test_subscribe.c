@@ -314,7 +314,7 @@ static const struct eb_op_ask *asked(struct fake_world *w, struct eb_publish **r
     return (*ret)->op.asks;
 }
 
-/* What a draft asks beside stands at its member's place; what is over is asked for now; nothing costs nothing. */
+/* What a draft asks beside stands at its member's place; what is over is asked for at once; nothing costs nothing. */
 static void publish_keeps_what_its_drafts_ask(void **unused)
 {
     struct fake_world *w = fake_open(NULL);
